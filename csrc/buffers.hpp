@@ -1,0 +1,66 @@
+// Python objects -> spans of memory. Every check of an array happens here, before the first write.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernel.hpp"
+#include "tree.hpp"
+
+namespace rmsprop_fast {
+
+// How a leaf lies in memory. Sizes in elements, strides in bytes.
+struct Layout {
+  Element element;
+  std::vector<py::ssize_t> shape;
+  std::vector<py::ssize_t> strides;
+  std::size_t size;
+
+  std::size_t bytes() const { return size * (element == Element::float32 ? sizeof(float) : sizeof(double)); }
+};
+
+class Buffers {
+ public:
+  // Learns tree and layouts of `params`, and makes an array of zeros in the layout of each leaf, for s.
+  explicit Buffers(py::handle params);
+
+  // Keeps the arrays of a call alive: another thread may take them out of their containers.
+  struct Release {
+    void operator()(std::vector<py::object>* objects) const { objects->clear(); }
+  };
+  using Held = std::unique_ptr<std::vector<py::object>, Release>;
+
+  // Points `leaves()` to the memory of this call, for as long as the result lives; or throws and writes nothing.
+  [[nodiscard]] Held bind(py::handle params, py::handle grads);
+
+  // What the kernel sees; the learning rates belong to State, the rest is set here.
+  std::vector<Leaf>& leaves() { return leaves_; }
+  std::size_t elements() const { return elements_; }
+
+  // A read-only copy of an array of real numbers, in the type and layout of that leaf.
+  py::array copy(py::handle array, std::size_t leaf, const char* root) const;
+
+  // The element type in which numbers overflow first.
+  Element narrowest() const;
+
+  const Tree& tree() const { return tree_; }
+  const std::vector<py::object>& s() const { return s_; }
+
+ private:
+  Tree tree_;
+  std::vector<Layout> layouts_;
+  std::vector<py::object> s_;
+  std::vector<Leaf> leaves_;
+  std::size_t elements_ = 0;
+  std::vector<py::object> objects_;  // of the call that is running; a member to spare each call the allocation
+  bool disjoint_ = false;            // the addresses in `leaves_` were checked for overlaps
+
+  void check_overlaps() const;
+};
+
+}  // namespace rmsprop_fast

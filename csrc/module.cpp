@@ -1,0 +1,137 @@
+// The Python module rmsprop_fast._core. Follow one call from `step` below: buffers -> parallel -> kernel.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "cpus.hpp"
+#include "dispatch.hpp"
+#include "docs.hpp"
+#include "parallel.hpp"
+#include "state.hpp"
+
+namespace rmsprop_fast {
+namespace {
+
+// From this many elements on, about 20 us, other Python threads may run during a step. For less, the hand-over of the
+// interpreter lock costs more than it gives.
+constexpr std::size_t large_work = 64 * 1024;
+
+void step(py::handle params, py::handle grads, py::handle state_object) {
+  static const py::detail::type_info* const type = py::detail::get_type_info(typeid(State));  // found once
+  py::detail::type_caster_generic caster(type);
+  if (!caster.load(state_object, false))
+    throw py::type_error(std::string("state: expected a rmsprop_fast.State, got ") +
+                         Py_TYPE(state_object.ptr())->tp_name);
+  auto& state = *static_cast<State*>(caster.value);
+
+  const State::InUse in_use(state);
+  Buffers& buffers = state.buffers();
+  const auto held = buffers.bind(params, grads);  // every check; nothing has been written so far
+  {
+    std::optional<py::gil_scoped_release> release;
+    if (buffers.elements() >= large_work) release.emplace();
+    parallel::run(buffers.leaves(), buffers.elements(), state.hyper(), dispatch::kernels());
+  }
+  state.count_step();
+}
+
+// `step` by the interpreter's own calling convention: pybind11's takes longer than a step of 64 elements.
+PyObject* call_step(PyObject*, PyObject* const* arguments, Py_ssize_t positional, PyObject* keywords) {
+  static constexpr const char* names[] = {"params", "grads", "state"};
+  PyObject* values[3] = {};
+  const Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
+  bool matches = positional + named == 3;
+  for (Py_ssize_t i = 0; matches && i < 3; ++i) {
+    const char* const* name = names + i;
+    if (i >= positional)
+      name = std::find_if(names, names + 3, [&](const char* candidate) {
+        return PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(keywords, i - positional), candidate) == 0;
+      });
+    matches = name != names + 3 && !std::exchange(values[name - names], arguments[i]);
+  }
+  if (!matches) {
+    PyErr_SetString(PyExc_TypeError, "step: expected the arguments params, grads, state");
+    return nullptr;
+  }
+  try {
+    step(values[0], values[1], values[2]);
+    Py_RETURN_NONE;
+  } catch (...) {
+    py::detail::try_translate_exceptions();
+    return nullptr;
+  }
+}
+
+void set_num_threads(py::handle count) {
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(count.ptr()));
+  const long number = index ? PyLong_AsLong(index.ptr()) : 0;
+  PyErr_Clear();
+  if (number < 1 || number > parallel::most_threads)
+    throw py::value_error("num_threads: expected an integer from 1 to " + std::to_string(parallel::most_threads) +
+                          ", got " + std::string(py::repr(count)));
+  parallel::set_threads(static_cast<int>(number));
+}
+
+py::dict info() {
+  using namespace py::literals;
+  return py::dict("version"_a = RMSPROP_FAST_VERSION, "kernel"_a = dispatch::kernel_name(),
+                  "kernels"_a = dispatch::kernel_names(), "threads"_a = parallel::threads(),
+#ifdef _OPENMP
+                  "openmp"_a = std::to_string(_OPENMP),
+#else
+                  "openmp"_a = py::none(),
+#endif
+                  "compiler"_a = RMSPROP_FAST_COMPILER);
+}
+
+}  // namespace
+}  // namespace rmsprop_fast
+
+PYBIND11_MODULE(_core, m) {
+  using namespace rmsprop_fast;
+  using py::arg, py::kw_only;
+
+  dispatch::select_from_environment();
+  parallel::prepare();
+
+  py::options options;
+  options.disable_function_signatures();  // docs.hpp gives them in the form that inspect.signature reads
+
+  py::class_<State> state(m, "State", docs::State, py::is_final());
+  // Only `init` makes states: State.__new__(State) would be one whose C++ part does not exist.
+  reinterpret_cast<PyTypeObject*>(state.ptr())->tp_new = nullptr;
+  state.def_property_readonly("s", &State::s, docs::State_s)
+      .def_property("lr", &State::lr, &State::set_lr, docs::State_lr)
+      .def_property("rho", &State::rho, &State::set_rho, docs::State_rho)
+      .def_property("eps", &State::eps, &State::set_eps, docs::State_eps)
+      .def_property("steps", &State::steps, &State::set_steps, docs::State_steps)
+      .def("_map", &State::map, docs::State_map, arg("function"));
+
+  m.def(
+      "init",
+      [](py::handle params, py::handle lr, py::handle rho, py::handle eps) {
+        return std::make_unique<State>(params, lr, rho, eps);
+      },
+      docs::init, arg("params"), kw_only(), arg("lr") = 0.01, arg("rho") = 0.999, arg("eps") = 1e-8);
+  static PyMethodDef raw_methods[] = {{"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_step)),
+                                       METH_FASTCALL | METH_KEYWORDS, docs::step},
+                                      {}};
+  if (PyModule_AddFunctions(m.ptr(), raw_methods) != 0) throw py::error_already_set();
+
+  m.def("kernels", &dispatch::kernel_names, docs::kernels);
+  m.def("get_kernel", &dispatch::kernel_name, docs::get_kernel);
+  m.def("set_kernel", &dispatch::select, docs::set_kernel, arg("name"));
+  m.def("get_num_threads", &parallel::threads, docs::get_num_threads);
+  m.def("set_num_threads", &set_num_threads, docs::set_num_threads, arg("num_threads"));
+  m.def("info", &info, docs::info);
+
+  // For tests and benchmarks: small work in chunks, other machines' limits.
+  m.def("_shares", &parallel::shares);
+  m.def("_set_shares", &parallel::set_shares, arg("awake"), arg("asleep"));
+  m.def("_usable_cpus", &usable_cpus, arg("root"));
+}

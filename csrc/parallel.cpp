@@ -1,0 +1,130 @@
+#include "parallel.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cfenv>
+#include <chrono>
+#include <stdexcept>
+#include <string>
+
+#include "cpus.hpp"
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num() { return 0; }
+static int omp_get_num_threads() { return 1; }
+#endif
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+namespace rmsprop_fast::parallel {
+namespace {
+
+std::atomic<int> chosen_threads = 0;  // 0: not chosen, use the default
+std::atomic<bool> forked = false;
+
+// Threads are worth their start from this many elements a thread on. OpenMP's threads wait awake for a while after
+// their last work, and then start in 1 to 2 us; later they sleep, and it takes 20 to 100 us.
+std::atomic<std::size_t> share_awake = 4 * 1024;
+std::atomic<std::size_t> share_asleep = 64 * 1024;
+
+// A step that begins so soon after the last one counts as part of a loop that keeps the threads awake.
+constexpr std::chrono::microseconds awake_for{500};
+
+// When this thread's last step that was worth a look at the clock ended. OpenMP has a pool for each calling thread.
+thread_local std::chrono::steady_clock::time_point last_end;
+
+// Chunks start at multiples of this many elements, so that they share no cache line when the arrays are aligned.
+constexpr std::size_t grain = 16;
+
+// Updates the elements [begin, end) of all leaves, counted through as if they lay in one row.
+void run_chunk(std::span<const Leaf> leaves, std::size_t begin, std::size_t end, const Hyper& hyper,
+               const KernelTable& kernels) {
+  for (const Leaf& leaf : leaves) {
+    if (end == 0) return;
+    if (begin < leaf.size) {
+      const Kernel update = kernels.update[static_cast<int>(leaf.element)][leaf.lr != nullptr];
+      update(leaf, hyper, begin, std::min(end, leaf.size));
+    }
+    begin -= std::min(begin, leaf.size);
+    end -= std::min(end, leaf.size);
+  }
+}
+
+void run_on_threads([[maybe_unused]] int count, std::span<const Leaf> leaves, std::size_t elements, const Hyper& hyper,
+                    const KernelTable& kernels) {
+  // The pool's threads have a floating-point mode of their own (rounding, flush to zero); take the caller's, or the
+  // bits would depend on which thread came to an element.
+  std::fenv_t callers;
+  std::fegetenv(&callers);
+#pragma omp parallel num_threads(count)
+  {
+    std::fenv_t own;
+    std::fegetenv(&own);
+    std::fesetenv(&callers);
+    // OpenMP may give fewer threads than asked for; each takes its share of what is there.
+    const auto index = static_cast<std::size_t>(omp_get_thread_num());
+    const auto shares = static_cast<std::size_t>(omp_get_num_threads());
+    const std::size_t grains = (elements + grain - 1) / grain;
+    const std::size_t begin = grains * index / shares * grain;
+    const std::size_t end = std::min(elements, grains * (index + 1) / shares * grain);
+    run_chunk(leaves, begin, end, hyper, kernels);
+    std::fesetenv(&own);
+  }
+}
+
+}  // namespace
+
+void prepare() {
+#ifndef _WIN32
+  // A child has only the forking thread; GNU's OpenMP would wait for the others for ever.
+  pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
+}
+
+int threads() {
+#ifdef _OPENMP
+  if (forked) return 1;
+  if (const int count = chosen_threads) return count;
+  static const int cpus = usable_cpus();
+  return std::min(cpus, omp_get_max_threads());
+#else
+  return 1;
+#endif
+}
+
+void set_threads(int count) {
+#ifdef _OPENMP
+  const char* serial =
+      forked ? "in a forked process, where OpenMP's threads do not exist ('spawn' starts have them)" : nullptr;
+#else
+  const char* serial = "in this build, which has no OpenMP";
+#endif
+  if (serial && count > 1)
+    throw std::runtime_error("set_num_threads: expected 1 " + std::string(serial) + ", got " + std::to_string(count));
+  chosen_threads = count;
+}
+
+std::pair<std::size_t, std::size_t> shares() { return {share_awake, share_asleep}; }
+void set_shares(std::size_t awake, std::size_t asleep) {
+  share_awake = awake;
+  share_asleep = asleep;
+}
+
+void run(std::span<const Leaf> leaves, std::size_t elements, const Hyper& hyper, const KernelTable& kernels) {
+  const int count = threads();
+  const std::size_t share = elements / static_cast<std::size_t>(count);
+  if (count == 1 || share < share_awake) return run_chunk(leaves, 0, elements, hyper, kernels);
+
+  const bool awake = std::chrono::steady_clock::now() - last_end < awake_for;
+  if (awake || share >= share_asleep) {
+    run_on_threads(count, leaves, elements, hyper, kernels);
+  } else {
+    run_chunk(leaves, 0, elements, hyper, kernels);
+  }
+  last_end = std::chrono::steady_clock::now();
+}
+
+}  // namespace rmsprop_fast::parallel

@@ -1,0 +1,30 @@
+// The only OpenMP: cut the work into chunks, run them.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <utility>
+
+#include "kernel.hpp"
+
+namespace rmsprop_fast::parallel {
+
+// To be called once, when the module is loaded. Starts no thread.
+void prepare();
+
+// How many threads a large step uses: as set, or else the least of the CPUs this process may use and OpenMP's own limit
+// (OMP_NUM_THREADS, threadpoolctl). 1 in a forked child, where OpenMP's threads do not exist.
+int threads();
+
+constexpr int most_threads = 1024;
+// `count` from 1 to most_threads; throws std::runtime_error in a forked child for more than one.
+void set_threads(int count);
+
+// From how many elements a thread on a step uses threads: while they wait awake, and when they sleep.
+std::pair<std::size_t, std::size_t> shares();
+void set_shares(std::size_t awake, std::size_t asleep);
+
+// Updates all leaves, `elements` in sum, in one parallel region if they are worth it.
+void run(std::span<const Leaf> leaves, std::size_t elements, const Hyper& hyper, const KernelTable& kernels);
+
+}  // namespace rmsprop_fast::parallel

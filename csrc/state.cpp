@@ -1,0 +1,133 @@
+#include "state.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace rmsprop_fast {
+namespace {
+
+constexpr double no_limit = std::numeric_limits<double>::infinity();
+
+bool is_number(py::handle value) {
+  if (PyBool_Check(value.ptr())) return false;
+  if (PyFloat_Check(value.ptr()) || PyLong_Check(value.ptr())) return true;
+  if (py::isinstance<py::array>(value)) {
+    const auto array = py::reinterpret_borrow<py::array>(value);
+    return array.ndim() == 0 && std::string("fiu").find(array.dtype().kind()) != std::string::npos;
+  }
+  return py::isinstance(value, py::module_::import("numbers").attr("Real"));
+}
+
+// A number from 0 to `most` that stays finite when it is rounded to the element's type.
+double require_number(py::handle value, double most, Element element, const std::string& name) {
+  const std::string expected = most == no_limit ? "a finite number of at least 0"
+                                                : "a number from 0 to " + std::to_string(static_cast<int>(most));
+  const auto refusal = [&] { return name + ": expected " + expected + ", got " + std::string(py::repr(value)); };
+  if (!is_number(value)) throw py::type_error(refusal());
+  const double number = PyFloat_AsDouble(value.ptr());
+  if (PyErr_Occurred()) {  // an integer too large for a double
+    PyErr_Clear();
+    throw py::value_error(refusal());
+  }
+  const double rounded = element == Element::float32 ? static_cast<double>(static_cast<float>(number)) : number;
+  if (!(number >= 0 && number <= most && std::isfinite(rounded))) throw py::value_error(refusal());
+  return number;
+}
+
+template <class Real>
+void require_in_range(const py::array& array, const std::string& name) {
+  const auto* begin = static_cast<const Real*>(array.data());
+  const auto* end = begin + array.size();
+  const auto* bad = std::find_if_not(begin, end, [](Real value) { return value >= 0 && std::isfinite(value); });
+  if (bad != end)
+    throw py::value_error(name + ": expected finite numbers of at least 0, got " +
+                          std::string(py::str(py::float_(static_cast<double>(*bad)))));
+}
+
+}  // namespace
+
+State::InUse::InUse(State& state) : state_(state) {
+  if (state.in_use_.exchange(true))
+    throw std::runtime_error("state: expected one that is not in use, got one that another step is working on");
+}
+
+State::State(py::handle params, py::handle lr, py::handle rho, py::handle eps) : buffers_(params) {
+  set_lr(lr);
+  set_rho(rho);
+  set_eps(eps);
+}
+
+py::object State::lr() const { return lr_leaves_ ? buffers_.tree().unflatten(*lr_leaves_) : py::float_(lr_number_); }
+
+void State::set_lr(py::handle value) {
+  const InUse in_use(*this);
+  std::vector<Leaf>& leaves = buffers_.leaves();
+  if (is_number(value)) {
+    const double number = require_number(value, no_limit, buffers_.narrowest(), "lr");
+    for (Leaf& leaf : leaves) {
+      leaf.lr = nullptr;
+      leaf.lr_number = number;
+    }
+    lr_number_ = number;
+    lr_leaves_.reset();
+    return;
+  }
+
+  std::vector<py::object> nodes, given;
+  buffers_.tree().flatten(value, "lr", nodes);
+  for (const std::size_t node : buffers_.tree().leaf_nodes()) given.push_back(nodes[node]);
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    const std::string name = buffers_.tree().leaf_name("lr", i);
+    if (is_number(given[i])) {
+      given[i] = py::float_(require_number(given[i], no_limit, leaves[i].element, name));
+    } else {
+      const py::array copy = buffers_.copy(given[i], i, "lr");
+      if (leaves[i].element == Element::float32)
+        require_in_range<float>(copy, name);
+      else
+        require_in_range<double>(copy, name);
+      given[i] = copy;
+    }
+  }
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    const bool is_array = py::isinstance<py::array>(given[i]);
+    leaves[i].lr = is_array ? py::reinterpret_borrow<py::array>(given[i]).data() : nullptr;
+    leaves[i].lr_number = is_array ? 0 : given[i].cast<double>();
+  }
+  lr_leaves_ = std::move(given);
+}
+
+py::object State::map(const py::function& function) const {
+  const auto lr_leaves = lr_leaves_;  // the function may assign another
+  std::vector<py::object> results;
+  for (std::size_t i = 0; i < buffers_.s().size(); ++i)
+    results.push_back(function(buffers_.s()[i], lr_leaves ? (*lr_leaves)[i] : py::float_(lr_number_)));
+  return buffers_.tree().unflatten(results);
+}
+
+void State::set_rho(py::handle value) {
+  const InUse in_use(*this);
+  hyper_.rho = require_number(value, 1, Element::float64, "rho");
+}
+
+void State::set_eps(py::handle value) {
+  const InUse in_use(*this);
+  hyper_.eps = require_number(value, no_limit, buffers_.narrowest(), "eps");
+}
+
+void State::set_steps(py::handle value) {
+  const InUse in_use(*this);
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  const auto steps = index ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::value_error("steps: expected an integer from 0 to 2**64 - 1, got " + std::string(py::repr(value)));
+  }
+  steps_ = steps;
+}
+
+}  // namespace rmsprop_fast

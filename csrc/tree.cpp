@@ -1,0 +1,136 @@
+#include "tree.hpp"
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace rmsprop_fast {
+namespace {
+
+py::object borrow(PyObject* object) { return py::reinterpret_borrow<py::object>(object); }
+
+// The true size, whatever a subclass answers to len().
+std::size_t size_of(PyObject* container) {
+  if (PyDict_Check(container)) return static_cast<std::size_t>(PyDict_Size(container));
+  if (PyList_Check(container)) return static_cast<std::size_t>(PyList_GET_SIZE(container));
+  if (PyTuple_Check(container)) return static_cast<std::size_t>(PyTuple_GET_SIZE(container));
+  return 0;
+}
+
+}  // namespace
+
+Tree::Kind Tree::kind_of(py::handle object) {
+  if (PyDict_Check(object.ptr())) return Kind::dict;
+  if (PyList_Check(object.ptr())) return Kind::list;
+  if (PyTuple_Check(object.ptr())) return Kind::tuple;
+  return Kind::leaf;
+}
+
+std::string Tree::describe(Kind kind, std::size_t size) {
+  static constexpr const char* names[] = {"an array", "a list", "a tuple", "a dict"};
+  const std::string name = names[static_cast<int>(kind)];
+  return kind == Kind::leaf ? name : name + " of " + std::to_string(size);
+}
+
+Tree::Tree(py::handle root, const char* name) {
+  std::vector<py::object> objects{borrow(root.ptr())};  // one for each node
+  nodes_.push_back({kind_of(root), 0, py::none()});
+  std::unordered_map<PyObject*, std::size_t> seen;
+
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    const py::object object = objects[i];
+    if (nodes_[i].kind == Kind::leaf) {
+      leaf_nodes_.push_back(i);
+      continue;
+    }
+    nodes_[i].first_child = nodes_.size();
+    const auto add_child = [&](const py::object& key, const py::object& child) {
+      nodes_.push_back({kind_of(child), i, key});
+      objects.push_back(child);
+    };
+    if (nodes_[i].kind == Kind::dict) {
+      for (const auto& [key, child] : py::reinterpret_borrow<py::dict>(object))
+        add_child(borrow(key.ptr()), borrow(child.ptr()));
+    } else {
+      const auto sequence = py::reinterpret_steal<py::object>(PySequence_Fast(object.ptr(), ""));
+      for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(sequence.ptr()); ++k)
+        add_child(py::int_(k), borrow(PySequence_Fast_GET_ITEM(sequence.ptr(), k)));
+    }
+    nodes_[i].children = nodes_.size() - nodes_[i].first_child;
+    const auto [first, is_new] = seen.try_emplace(object.ptr(), i);
+    if (!is_new && nodes_[i].children > 0)
+      throw py::value_error(node_name(name, i) + ": is the same object as " + node_name(name, first->second) +
+                            ", expected a tree without cycles in which each container appears once");
+  }
+}
+
+void Tree::flatten(py::handle root, const char* name, std::vector<py::object>& objects) const {
+  const std::size_t first = objects.size();
+  objects.reserve(first + nodes_.size());
+  objects.push_back(borrow(root.ptr()));
+
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    const Node& node = nodes_[i];
+    if (node.kind == Kind::leaf) continue;  // buffers.cpp says what is wrong with one that is no array
+    PyObject* object = objects[first + i].ptr();
+    const Kind kind = kind_of(object);
+    const std::size_t size = size_of(object);
+    if (kind != node.kind || size != node.children) {
+      const std::string got = kind == Kind::leaf ? Py_TYPE(object)->tp_name : describe(kind, size);
+      throw py::type_error(node_name(name, i) + ": expected " + describe(node.kind, node.children) +
+                           " as in the state, got " + got);
+    }
+    for (std::size_t k = 0; k < node.children; ++k) {
+      PyObject* child = nullptr;
+      if (kind == Kind::list) {
+        child = PyList_GET_ITEM(object, static_cast<Py_ssize_t>(k));
+      } else if (kind == Kind::tuple) {
+        child = PyTuple_GET_ITEM(object, static_cast<Py_ssize_t>(k));
+      } else {
+        child = PyDict_GetItemWithError(object, nodes_[node.first_child + k].key.ptr());
+        if (!child) {
+          if (PyErr_Occurred()) throw py::error_already_set();
+          throw py::value_error(node_name(name, node.first_child + k) +
+                                ": expected as in the state, got a dict without it");
+        }
+      }
+      objects.push_back(borrow(child));
+    }
+  }
+}
+
+py::object Tree::unflatten(const std::vector<py::object>& leaves) const {
+  // Children come after their parents, so the last node first.
+  std::vector<py::object> objects(nodes_.size());
+  for (std::size_t leaf = 0; leaf < leaves.size(); ++leaf) objects[leaf_nodes_[leaf]] = leaves[leaf];
+  for (std::size_t i = nodes_.size(); i-- > 0;) {
+    const Node& node = nodes_[i];
+    const auto child = [&](std::size_t k) -> py::object& { return objects[node.first_child + k]; };
+    if (node.kind == Kind::dict) {
+      py::dict dict;
+      for (std::size_t k = 0; k < node.children; ++k) dict[nodes_[node.first_child + k].key] = child(k);
+      objects[i] = dict;
+    } else if (node.kind == Kind::list) {
+      py::list list(node.children);
+      for (std::size_t k = 0; k < node.children; ++k) list[k] = child(k);
+      objects[i] = list;
+    } else if (node.kind == Kind::tuple) {
+      py::tuple tuple(node.children);
+      for (std::size_t k = 0; k < node.children; ++k) tuple[k] = child(k);
+      objects[i] = tuple;
+    }
+  }
+  return objects[0];
+}
+
+std::string Tree::leaf_name(const char* root, std::size_t leaf) const { return node_name(root, leaf_nodes_[leaf]); }
+
+std::string Tree::node_name(const char* root, std::size_t node) const {
+  std::vector<py::handle> path;
+  for (; node != 0; node = nodes_[node].parent) path.push_back(nodes_[node].key);
+  std::string name = root;
+  for (auto key = path.rbegin(); key != path.rend(); ++key)
+    name.append("[").append(py::repr(*key).cast<std::string>()).append("]");
+  return name;
+}
+
+}  // namespace rmsprop_fast

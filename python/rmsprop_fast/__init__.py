@@ -1,0 +1,41 @@
+"""RMSprop as one fused pass over memory, in place, byte for byte equal to its NumPy reference.
+
+>>> import numpy as np, rmsprop_fast as rf
+>>> params = {"w": np.ones((64, 4), np.float32), "b": np.zeros(64, np.float32)}
+>>> grads = {"w": np.ones((64, 4), np.float32), "b": np.ones(64, np.float32)}
+>>> state = rf.init(params, lr=0.01)
+>>> rf.step(params, grads, state)
+>>> state.steps
+1
+"""
+
+from rmsprop_fast import reference
+from rmsprop_fast._core import (
+    State,
+    get_kernel,
+    get_num_threads,
+    info,
+    init,
+    kernels,
+    set_kernel,
+    set_num_threads,
+    step,
+)
+from rmsprop_fast.reference import step_size
+
+__version__: str = info()["version"]
+
+__all__ = [
+    "State",
+    "__version__",
+    "get_kernel",
+    "get_num_threads",
+    "info",
+    "init",
+    "kernels",
+    "reference",
+    "set_kernel",
+    "set_num_threads",
+    "step",
+    "step_size",
+]

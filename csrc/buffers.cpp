@@ -119,6 +119,10 @@ char* address(py::handle array, const Layout& layout, Access access, const Name&
 
 }  // namespace
 
+bool has_real_numbers(py::handle array) {
+  return std::string("fiu").find(text(array.attr("dtype").attr("kind"))) != std::string::npos;
+}
+
 Buffers::Buffers(py::handle params) : tree_(params, "params") {
   const Held held(&objects_);
   tree_.flatten(params, "params", objects_);
@@ -136,7 +140,7 @@ py::array Buffers::copy(py::handle array, std::size_t leaf, const char* root) co
   require_array(array, name);
   const auto& proxy = array_of(array);
   if (!std::equal(proxy.dimensions, proxy.dimensions + proxy.nd, layout.shape.begin(), layout.shape.end()) ||
-      std::string("fiu").find(text(array.attr("dtype").attr("kind"))) == std::string::npos)
+      !has_real_numbers(array))
     throw py::value_error(name() + ": expected a number or real numbers of shape " + tuple_text(layout.shape) +
                           ", got " + describe(array));
   py::array copy = zeros(layout);

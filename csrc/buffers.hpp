@@ -24,6 +24,9 @@ struct Layout {
   std::size_t bytes() const { return size * (element == Element::float32 ? sizeof(float) : sizeof(double)); }
 };
 
+// Integers or floats of any width?
+bool has_real_numbers(py::handle array);
+
 class Buffers {
  public:
   // Learns tree and layouts of `params`, and makes an array of zeros in the layout of each leaf, for s.

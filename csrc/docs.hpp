@@ -156,8 +156,8 @@ Use that many threads for large steps from now on. The result is the same for an
 
 Parameters
 ----------
-num_threads : int
-    From 1 to 1024.
+num_threads : int or None
+    From 1 to 1024; None for the default, see `get_num_threads`.
 
 Raises
 ------

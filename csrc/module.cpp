@@ -68,12 +68,13 @@ PyObject* call_step(PyObject*, PyObject* const* arguments, Py_ssize_t positional
 }
 
 void set_num_threads(py::handle count) {
+  if (count.is_none()) return parallel::set_threads(parallel::default_threads);
   const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(count.ptr()));
   const long number = index ? PyLong_AsLong(index.ptr()) : 0;
   PyErr_Clear();
   if (number < 1 || number > parallel::most_threads)
-    throw py::value_error("num_threads: expected an integer from 1 to " + std::to_string(parallel::most_threads) +
-                          ", got " + std::string(py::repr(count)));
+    throw py::value_error("num_threads: expected None or an integer from 1 to " +
+                          std::to_string(parallel::most_threads) + ", got " + std::string(py::repr(count)));
   parallel::set_threads(static_cast<int>(number));
 }
 

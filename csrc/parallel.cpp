@@ -22,7 +22,7 @@ static int omp_get_num_threads() { return 1; }
 namespace rmsprop_fast::parallel {
 namespace {
 
-std::atomic<int> chosen_threads = 0;  // 0: not chosen, use the default
+std::atomic<int> chosen_threads = default_threads;
 std::atomic<bool> forked = false;
 
 // Threads are worth their start from this many elements a thread on. OpenMP's threads wait awake for a while after
@@ -87,7 +87,7 @@ void prepare() {
 int threads() {
 #ifdef _OPENMP
   if (forked) return 1;
-  if (const int count = chosen_threads) return count;
+  if (const int count = chosen_threads; count != default_threads) return count;
   static const int cpus = usable_cpus();
   return std::min(cpus, omp_get_max_threads());
 #else

@@ -16,8 +16,9 @@ void prepare();
 // (OMP_NUM_THREADS, threadpoolctl). 1 in a forked child, where OpenMP's threads do not exist.
 int threads();
 
+constexpr int default_threads = 0;
 constexpr int most_threads = 1024;
-// `count` from 1 to most_threads; throws std::runtime_error in a forked child for more than one.
+// `count` from 1 to most_threads, or default_threads. Throws std::runtime_error where there can be only one.
 void set_threads(int count);
 
 // From how many elements a thread on a step uses threads: while they wait awake, and when they sleep.

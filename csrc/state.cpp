@@ -12,13 +12,16 @@ namespace {
 
 constexpr double no_limit = std::numeric_limits<double>::infinity();
 
+// An array of one or more axes, or a container; a 0-d array counts as its number.
+bool is_tree(py::handle value) {
+  if (py::isinstance<py::array>(value)) return py::reinterpret_borrow<py::array>(value).ndim() > 0;
+  return PyDict_Check(value.ptr()) || PyList_Check(value.ptr()) || PyTuple_Check(value.ptr());
+}
+
 bool is_number(py::handle value) {
+  if (PyFloat_Check(value.ptr())) return true;
   if (PyBool_Check(value.ptr())) return false;
-  if (PyFloat_Check(value.ptr()) || PyLong_Check(value.ptr())) return true;
-  if (py::isinstance<py::array>(value)) {
-    const auto array = py::reinterpret_borrow<py::array>(value);
-    return array.ndim() == 0 && std::string("fiu").find(array.dtype().kind()) != std::string::npos;
-  }
+  if (py::isinstance<py::array>(value)) return has_real_numbers(value) && !is_tree(value);
   return py::isinstance(value, py::module_::import("numbers").attr("Real"));
 }
 
@@ -66,7 +69,7 @@ py::object State::lr() const { return lr_leaves_ ? buffers_.tree().unflatten(*lr
 void State::set_lr(py::handle value) {
   const InUse in_use(*this);
   std::vector<Leaf>& leaves = buffers_.leaves();
-  if (is_number(value)) {
+  if (!is_tree(value)) {
     const double number = require_number(value, no_limit, buffers_.narrowest(), "lr");
     for (Leaf& leaf : leaves) {
       leaf.lr = nullptr;
@@ -82,7 +85,7 @@ void State::set_lr(py::handle value) {
   for (const std::size_t node : buffers_.tree().leaf_nodes()) given.push_back(nodes[node]);
   for (std::size_t i = 0; i < leaves.size(); ++i) {
     const std::string name = buffers_.tree().leaf_name("lr", i);
-    if (is_number(given[i])) {
+    if (!is_tree(given[i])) {
       given[i] = py::float_(require_number(given[i], no_limit, leaves[i].element, name));
     } else {
       const py::array copy = buffers_.copy(given[i], i, "lr");

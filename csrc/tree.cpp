@@ -76,8 +76,10 @@ void Tree::flatten(py::handle root, const char* name, std::vector<py::object>& o
     const std::size_t size = size_of(object);
     if (kind != node.kind || size != node.children) {
       const std::string got = kind == Kind::leaf ? Py_TYPE(object)->tp_name : describe(kind, size);
-      throw py::type_error(node_name(name, i) + ": expected " + describe(node.kind, node.children) +
-                           " as in the state, got " + got);
+      const std::string message =
+          node_name(name, i) + ": expected " + describe(node.kind, node.children) + " as in the state, got " + got;
+      if (kind == node.kind) throw py::value_error(message);
+      throw py::type_error(message);
     }
     for (std::size_t k = 0; k < node.children; ++k) {
       PyObject* child = nullptr;

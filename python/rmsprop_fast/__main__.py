@@ -1,0 +1,192 @@
+"""Command line: ``python -m rmsprop_fast`` or ``rmsprop-fast``, with the commands fit and info."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import rmsprop_fast
+from rmsprop_fast.fit import Data, Fit, InputError, fit, read_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 after a line about bad input on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "fit":
+            _fit(options)
+        else:
+            _info()
+    except (InputError, ModuleNotFoundError) as error:
+        missing = isinstance(error, ModuleNotFoundError)
+        hint = " (pip install 'rmsprop_fast[cli]' brings it)" if missing else ""
+        print(f"rmsprop-fast: {error}{hint}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse would print the usage first."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="rmsprop-fast", description=rmsprop_fast.__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("info", help="what this build is and how it runs")
+
+    fit_parser = commands.add_parser(
+        "fit",
+        help="linear regression of a CSV file's columns by RMSprop",
+        description="Fits one target column to any number of feature columns by RMSprop, and shows the result beside "
+        "the closed-form least squares. Without a CSV it fits NIST's Norris data, which ships with the package.",
+    )
+    add = fit_parser.add_argument
+    add("csv", nargs="?", type=Path, metavar="CSV", help="a file with a header row (default: NIST's Norris data)")
+    add("--target", metavar="COLUMN", help="the column to explain (default: the last)")
+    add("--features", metavar="A,B,...", help="the columns to explain it by (default: all others)")
+    add("--lr", type=float, default=0.01, help="learning rate at the start; it decays (default: %(default)s)")
+    add("--rho", type=float, default=0.99, help="decay rate of the mean squared gradient (default: %(default)s)")
+    add("--eps", type=float, default=1e-8, help="added to the root of that mean (default: %(default)s)")
+    add("--epochs", type=_count, default=20_000, help="passes over the data, at most (default: %(default)s)")
+    add("--batch-size", type=_count, metavar="ROWS", help="rows a step (default: all)")
+    add("--seed", type=_seed, default=0, help="of the start weights and batches (default: %(default)s)")
+    add("--plot", type=Path, metavar="FILE.png", help="draw the loss and, with one feature, the data and the line")
+    add("--json", action="store_true", help="print the result as JSON instead of a table")
+    return parser
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
+
+
+_count.__name__ = "count of at least 1"  # how argparse names them in messages
+_seed.__name__ = "seed of at least 0"
+
+
+def _info() -> None:
+    for key, value in rmsprop_fast.info().items():
+        print(f"{key + ':':<10} {' '.join(value) if isinstance(value, list) else value}")
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    if options.plot:
+        import matplotlib  # before the work: it may be missing
+
+        matplotlib.use("agg")
+        if not options.plot.parent.is_dir():
+            raise InputError(f"--plot: expected a file in an existing folder, got {options.plot}")
+
+    features = [name.strip() for name in options.features.split(",")] if options.features is not None else None
+    if options.csv:
+        data = read_csv(options.csv, options.target, features)
+    else:
+        with as_file(files("rmsprop_fast") / "data" / "norris.csv") as norris:
+            data = read_csv(norris, options.target, features)
+
+    columns = (TextColumn("RMSprop"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.6g}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("fit", total=options.epochs, loss=float("nan"))
+        try:
+            result = fit(
+                data,
+                lr=options.lr,
+                rho=options.rho,
+                eps=options.eps,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                report=lambda epoch, loss: progress.update(task, completed=epoch, loss=loss),
+            )
+        except ValueError as error:  # an option that rmsprop_fast.init refuses
+            raise InputError(str(error)) from None
+        progress.update(task, total=result.epochs, completed=result.epochs, loss=result.losses[-1])
+
+    if options.plot:
+        _plot(data, result, options.plot)
+    if options.json:
+        print(json.dumps(_as_dict(result), indent=2, allow_nan=False))
+    else:
+        _print_table(data, result)
+
+
+def _as_dict(result: Fit) -> dict[str, Any]:
+    return {
+        **result.line.as_dict(),
+        "least_squares": result.least_squares.as_dict(),
+        "r2": result.r2,
+        "residual_std": result.residual_std,
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+        "converged": result.converged,
+    }
+
+
+def _print_table(data: Data, result: Fit) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{escape(data.target_name)}, {len(data.target)} rows", title_justify="left")
+    table.add_column("")
+    for header in ("RMSprop", "least squares"):
+        table.add_column(header, justify="right")
+    table.add_row("intercept", f"{result.line.intercept:.12g}", f"{result.least_squares.intercept:.12g}")
+    for name, value in result.line.coefficients.items():
+        table.add_row(escape(name), f"{value:.12g}", f"{result.least_squares.coefficients[name]:.12g}")
+    console.print(table)
+
+    std = "none, with as many rows as columns" if result.residual_std is None else f"{result.residual_std:.12g}"
+    console.print(f"R2                  {result.r2:.12g}", highlight=False)
+    console.print(f"residual std        {std}", highlight=False)
+    converged = "converged" if result.converged else "not converged"
+    console.print(f"{converged} after {result.epochs} epochs in {result.seconds:.2f} s", highlight=False)
+
+
+def _plot(data: Data, result: Fit, path: Path) -> None:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    one_feature = len(data.feature_names) == 1
+    figure = Figure(figsize=(10, 4) if one_feature else (6, 4), layout="constrained")
+    axes = figure.subplots(1, 2 if one_feature else 1, squeeze=False)[0]
+    axes[0].plot(result.losses)
+    axes[0].set(xlabel="epoch", ylabel="mean squared residual, standardised", xscale="symlog", yscale="log")
+    axes[0].set_title("loss")
+    if one_feature:
+        ((name, slope),) = result.line.coefficients.items()
+        ends = np.array([data.features.min(), data.features.max()])
+        axes[1].plot(data.features[:, 0], data.target, "o", markersize=4, label="data")
+        axes[1].plot(ends, result.line.intercept + slope * ends, label=f"{result.line.intercept:.6g} + {slope:.6g} x")
+        axes[1].set(xlabel=name, ylabel=data.target_name)
+        axes[1].legend()
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:  # a folder that is not writeable, a format that is not known
+        raise InputError(f"--plot: {error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

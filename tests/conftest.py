@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+import rmsprop_fast as rf
+from rmsprop_fast import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def pytest_report_header() -> str:
+    return f"rmsprop_fast: {rf.info()}"
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_trace() -> Iterator[None]:
+    """Give every test the kernel, thread count and thresholds that a fresh process has."""
+    kernel, shares = rf.get_kernel(), _core._shares()
+    yield
+    rf.set_kernel(kernel)
+    rf.set_num_threads(None)
+    _core._set_shares(*shares)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With RMSPROP_FAST_FORBID_SKIPS (the second run in CI), a skipped test fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("RMSPROP_FAST_FORBID_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
+        reporter.write_line("skipped tests are forbidden in this run", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

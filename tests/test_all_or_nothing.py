@@ -1,0 +1,490 @@
+"""Promise 2: everything is checked before the first write, and the message says what is wrong where."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rmsprop_fast as rf
+
+pytestmark = pytest.mark.core
+
+
+class Call:
+    """Arguments of a step that is fine, to be spoiled by a test, and a look at all bytes it could have changed."""
+
+    def __init__(self) -> None:
+        self.params: Any = {"w": np.ones((4, 3), np.float32), "b": [np.ones(5), np.ones(2, np.float32)]}
+        self.grads: Any = {"b": [np.ones(5), np.ones(2, np.float32)], "w": np.ones((4, 3), np.float32)}
+        self.state: Any = rf.init(self.params)
+        self.originals = [self.params["w"], *self.params["b"], *self.grads["b"], self.grads["w"]]
+
+    def everything(self) -> list[Any]:
+        s = self.state.s
+        arrays = [*self.originals, s["w"], *s["b"]]
+        hyper = [self.state.lr, self.state.rho, self.state.eps, self.state.steps]
+        return [array.tobytes() for array in arrays] + hyper
+
+
+def set_items(**changes: Any) -> Any:
+    """Spoil a call: paths like ``params_b_1`` name what is replaced."""
+
+    def spoil(call: Call) -> None:
+        for path, value in changes.items():
+            name, *keys = path.split("_")
+            target = getattr(call, name)
+            places = [int(key) if key.isdigit() else key for key in keys]
+            if not places:
+                setattr(call, name, value)
+                continue
+            for place in places[:-1]:
+                target = target[place]
+            target[places[-1]] = value
+
+    return spoil
+
+
+def freeze(name: str) -> Any:
+    def spoil(call: Call) -> None:
+        array = call.state.s["w"] if name == "s" else getattr(call, name)["w"]
+        array.flags.writeable = False
+
+    return spoil
+
+
+def misaligned(size: int, dtype: Any) -> Any:
+    raw = np.zeros(size * np.dtype(dtype).itemsize + 1, np.uint8)
+    return raw[1:].view(dtype)
+
+
+def share(source: str, target: str) -> Any:
+    """Spoil a call: two arrays in it share some memory (w has 12 elements of 4 bytes)."""
+
+    def spoil(call: Call) -> None:
+        block = np.ones(18, np.float32)
+        first, second = block[:12].reshape(4, 3), block[6:].reshape(4, 3)
+        for place, array in ((source, first), (target, second)):
+            getattr(call, place)["w"] = array
+
+    return spoil
+
+
+def reshape_s(call: Call) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        call.state.s["w"].shape = (3, 4)
+
+
+class Liar(list[Any]):
+    def __len__(self) -> int:
+        return 2
+
+
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
+REFUSALS = {
+    # wrong types
+    "params: no array": (set_items(params_w=1.0), TypeError, "params['w']: expected a NumPy array, got float"),
+    "grads: None": (set_items(grads_w=None), TypeError, "grads['w']: expected a NumPy array, got NoneType"),
+    "grads: list": (set_items(grads_w=[1.0]), TypeError, "grads['w']: expected a NumPy array, got list"),
+    "grads: NumPy scalar": (
+        set_items(grads_b_0=np.float64(1)),
+        TypeError,
+        "grads['b'][0]: expected a NumPy array, got numpy.float64",
+    ),
+    "params: masked": (
+        set_items(params_w=np.ma.ones((4, 3), np.float32)),
+        TypeError,
+        "params['w']: expected a NumPy array without a mask, got MaskedArray",
+    ),
+    "grads: masked": (
+        set_items(grads_w=np.ma.ones((4, 3), np.float32)),
+        TypeError,
+        "grads['w']: expected a NumPy array without a mask, got MaskedArray",
+    ),
+    "state: a dict": (set_items(state={}), TypeError, "state: expected a rmsprop_fast.State, got dict"),
+    "state: the class": (set_items(state=rf.State), TypeError, "state: expected a rmsprop_fast.State, got "),
+    # dtype, byte order, shape
+    "params: dtype": (
+        set_items(params_w=np.ones((4, 3))),
+        TypeError,
+        "params['w']: expected float32 of shape (4, 3), got float64 of shape (4, 3)",
+    ),
+    "grads: dtype": (
+        set_items(grads_b_0=np.ones(5, np.int64)),
+        TypeError,
+        "grads['b'][0]: expected float64 of shape (5,), got int64 of shape (5,)",
+    ),
+    "grads: objects": (
+        set_items(grads_b_0=np.ones(5, object)),
+        TypeError,
+        "grads['b'][0]: expected float64 of shape (5,), got object of shape (5,)",
+    ),
+    "params: byte order": (
+        set_items(params_w=np.ones((4, 3), np.dtype(np.float32).newbyteorder())),
+        TypeError,
+        "params['w']: expected float32 of shape (4, 3), got >f4 of shape (4, 3)",
+    ),
+    "grads: shape": (
+        set_items(grads_w=np.ones((3, 4), np.float32)),
+        ValueError,
+        "grads['w']: expected float32 of shape (4, 3), got float32 of shape (3, 4)",
+    ),
+    "params: dimensions": (
+        set_items(params_w=np.ones(12, np.float32)),
+        ValueError,
+        "params['w']: expected float32 of shape (4, 3), got float32 of shape (12,)",
+    ),
+    "grads: would broadcast": (
+        set_items(grads_b_0=np.ones(())),
+        ValueError,
+        "grads['b'][0]: expected float64 of shape (5,), got float64 of shape ()",
+    ),
+    # memory
+    "params: read-only": (freeze("params"), ValueError, "params['w']: expected a writeable array, got a read-only one"),
+    "s: read-only": (freeze("s"), ValueError, "state.s['w']: expected a writeable array, got a read-only one"),
+    "s: reshaped": (
+        reshape_s,
+        ValueError,
+        "state.s['w']: expected float32 of shape (4, 3), got float32 of shape (3, 4)",
+    ),
+    "grads: other order": (
+        set_items(grads_w=np.ones((4, 3), np.float32, order="F")),
+        ValueError,
+        "grads['w']: expected strides (12, 4) as in the state, got (4, 16)",
+    ),
+    "params: not dense": (
+        set_items(params_w=np.ones((4, 6), np.float32)[:, ::2]),
+        ValueError,
+        "params['w']: expected strides (12, 4) as in the state, got (24, 8)",
+    ),
+    "grads: backwards": (
+        set_items(grads_b_0=np.ones(5)[::-1]),
+        ValueError,
+        "grads['b'][0]: expected strides (8,) as in the state, got (-8,)",
+    ),
+    "grads: broadcast": (
+        set_items(grads_b_0=np.broadcast_to(1.0, 5)),
+        ValueError,
+        "grads['b'][0]: expected strides (8,) as in the state, got (0,)",
+    ),
+    "params: not aligned": (
+        set_items(params_b_0=misaligned(5, np.float64)),
+        ValueError,
+        "params['b'][0]: expected memory aligned to 8 bytes, got address ",
+    ),
+    "grads: not aligned": (
+        set_items(grads_b_1=misaligned(2, np.float32)),
+        ValueError,
+        "grads['b'][1]: expected memory aligned to 4 bytes, got address ",
+    ),
+    # overlaps
+    "params overlap grads": (share("params", "grads"), ValueError, "params['w']: overlaps the memory of grads['w']"),
+    "grads overlap params": (share("grads", "params"), ValueError, "grads['w']: overlaps the memory of params['w']"),
+    "params are grads": (
+        lambda call: call.grads.update(w=call.params["w"]),
+        ValueError,
+        "overlaps the memory of",
+    ),
+    "s as grads": (lambda call: call.grads.update(w=call.state.s["w"]), ValueError, "overlaps the memory of"),
+    "s as params": (lambda call: call.params.update(w=call.state.s["w"]), ValueError, "overlaps the memory of"),
+    # trees
+    "params: other container": (
+        set_items(params_b=(np.ones(5), np.ones(2, np.float32))),
+        TypeError,
+        "params['b']: expected a list of 2 as in the state, got a tuple of 2",
+    ),
+    "grads: too short": (
+        set_items(grads_b=[np.ones(5)]),
+        ValueError,
+        "grads['b']: expected a list of 2 as in the state, got a list of 1",
+    ),
+    "grads: no container": (
+        set_items(grads_b=np.ones(5)),
+        TypeError,
+        "grads['b']: expected a list of 2 as in the state, got numpy.ndarray",
+    ),
+    "grads: empty tree": (set_items(grads={}), ValueError, "grads: expected a dict of 2 as in the state, got a dict of 0"),
+    "grads: other key": (
+        lambda call: call.grads.update(v=call.grads.pop("w")),
+        ValueError,
+        "grads['w']: expected as in the state, got a dict without it",
+    ),
+    "grads: one key more": (
+        set_items(grads_v=np.ones(1)),
+        ValueError,
+        "grads: expected a dict of 2 as in the state, got a dict of 3",
+    ),
+    "grads: cyclic": (
+        set_items(grads_b_0=CYCLE),
+        TypeError,
+        "grads['b'][0]: expected a NumPy array, got list",
+    ),
+    "grads: lies about its length": (
+        set_items(grads_b=Liar([np.ones(5)])),
+        ValueError,
+        "grads['b']: expected a list of 2 as in the state, got a list of 1",
+    ),
+    "params: None": (set_items(params=None), TypeError, "params: expected a dict of 2 as in the state, got NoneType"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("warm", [False, True], ids=["first step", "later step"])
+def test_a_refused_step_changes_nothing(case: str, warm: bool) -> None:
+    spoil, error, message = REFUSALS[case]
+    call = Call()
+    if warm:
+        rf.step(call.params, call.grads, call.state)
+    fine = call.state
+    spoil(call)
+    spoiled, call.state = call.state, fine
+    before = call.everything()
+    with pytest.raises(error, match=re.escape(message)):
+        rf.step(call.params, call.grads, spoiled)
+    assert call.everything() == before
+
+
+def test_the_call_to_spoil_is_fine() -> None:
+    call = Call()
+    before = call.everything()
+    rf.step(call.params, call.grads, call.state)
+    rf.step(call.params, call.grads, call.state)
+    assert all(np.all(p < 1) for p in [call.params["w"], *call.params["b"]])
+    assert call.everything() != before
+
+
+def test_params_that_overlap_each_other() -> None:
+    block = np.ones(10)
+    params = [block[:6], block[5:]]
+    state = rf.init(params)
+    before = block.tobytes()
+    with pytest.raises(ValueError, match=r"params\[0\]: overlaps the memory of params\[1\], expected arrays apart"):
+        rf.step(params, [np.ones(6), np.ones(5)], state)
+    assert block.tobytes() == before
+    params = [block[:5], block[5:]]  # side by side is apart
+    rf.step(params, [np.ones(5), np.ones(5)], rf.init(params))
+    assert np.all(block < 1)
+
+
+def test_overlaps_are_found_when_addresses_change_after_a_good_step() -> None:
+    block = np.ones(12)
+    p, g = block[:4], np.ones(4)
+    state = rf.init(p)
+    rf.step(p, g, state)
+    for _ in range(2):  # a refusal must not count as a check that passed
+        with pytest.raises(ValueError, match="overlaps"):
+            rf.step(block[2:6], block[4:8], state)
+    rf.step(p, g, state)
+
+
+def test_grads_may_share_memory_among_themselves_and_be_read_only() -> None:
+    g = np.broadcast_to(np.ones(4), (2, 4))
+    params = [np.zeros(4), np.zeros(4)]
+    rf.step(params, [g[0], g[1]], rf.init(params))
+    np.testing.assert_array_equal(params[0], params[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [((1,), {}), ((1, 2, 3, 4), {}), ((1, 2), {"params": 3}), ((1, 2), {"gradients": 3}), ((), {}), ((1, 2, 3), {"a": 1})],
+)
+def test_wrong_arguments(arguments: Any, named: Any) -> None:
+    with pytest.raises(TypeError, match="step: expected the arguments params, grads, state"):
+        rf.step(*arguments, **named)
+
+
+shared = [np.ones(2)]
+INIT_REFUSALS = {
+    "number": (1.0, TypeError, "params: expected a NumPy array, got float"),
+    "None in a tree": ({"a": [None]}, TypeError, "params['a'][0]: expected a NumPy array, got NoneType"),
+    "integers": (np.ones(3, int), TypeError, "params: expected float32 or float64 in native byte order, got int64"),
+    "float16": (np.ones(3, np.float16), TypeError, "params: expected float32 or float64 in native byte order, got float16"),
+    "complex": (np.ones(3, complex), TypeError, "params: expected float32 or float64 in native byte order, got complex128"),
+    "byte order": (np.ones(3, ">f8"), TypeError, "params: expected float32 or float64 in native byte order, got >f8"),
+    "masked": (np.ma.ones(3), TypeError, "params: expected a NumPy array without a mask, got MaskedArray"),
+    "slice": ([np.ones(6)[::2]], ValueError, "params[0]: expected dense memory, got float64 of shape (3,) with strides (16,)"),
+    "backwards": (np.ones(6)[::-1], ValueError, "params: expected dense memory"),
+    "broadcast": (np.broadcast_to(np.ones(3), (2, 3)), ValueError, "params: expected dense memory"),
+    "misaligned": (misaligned(3, np.float64), ValueError, "params: expected memory aligned to 8 bytes"),
+    "read-only": (np.frombuffer(bytes(8)), ValueError, "params: expected a writeable array, got a read-only one"),
+    "cycle": (CYCLE, ValueError, "params[0]: is the same object as params, expected a tree without cycles"),
+    "one list twice": ({"a": shared, "b": shared}, ValueError, "params['b']: is the same object as params['a']"),
+}
+
+
+@pytest.mark.parametrize("case", INIT_REFUSALS)
+def test_init_refuses(case: str) -> None:
+    params, error, message = INIT_REFUSALS[case]
+    with pytest.raises(error, match=re.escape(message)):
+        rf.init(params)
+
+
+def test_a_tree_that_would_take_for_ever_is_refused_at_once() -> None:
+    tree: list[Any] = []
+    for _ in range(100):
+        tree = [tree, tree]
+    with pytest.raises(ValueError, match="is the same object as"):
+        rf.init(tree)
+
+
+HYPER_REFUSALS: list[tuple[str, Any, type[Exception], str]] = [
+    ("lr", "x", TypeError, "lr: expected a finite number of at least 0, got "),
+    ("lr", None, TypeError, "lr: expected a finite number of at least 0, got "),
+    ("lr", True, TypeError, "lr: expected a finite number of at least 0, got "),
+    ("lr", 1j, TypeError, "lr: expected a finite number of at least 0, got "),
+    ("lr", -0.1, ValueError, "lr: expected a finite number of at least 0, got -0.1"),
+    ("lr", float("nan"), ValueError, "lr: expected a finite number of at least 0, got nan"),
+    ("lr", float("inf"), ValueError, "lr: expected a finite number of at least 0, got inf"),
+    ("lr", 1e39, ValueError, "lr: expected a finite number of at least 0, got 1e+39"),  # overflows in float32
+    ("lr", 10**400, ValueError, "lr: expected a finite number of at least 0, got 1000"),
+    ("lr", {"w": 1}, ValueError, "lr: expected a dict of 2 as in the state, got a dict of 1"),
+    ("lr", {"w": 1, "b": 1}, TypeError, "lr['b']: expected a list of 2 as in the state, got int"),
+    ("lr", {"w": -1, "b": [1, 1]}, ValueError, "lr['w']: expected a finite number of at least 0, got -1"),
+    ("lr", {"w": "x", "b": [1, 1]}, TypeError, "lr['w']: expected a finite number of at least 0, got 'x'"),
+    ("lr", np.ones(3), TypeError, "lr: expected a dict of 2 as in the state, got numpy.ndarray"),
+    (
+        "lr",
+        {"w": np.ones(3), "b": [1, 1]},
+        ValueError,
+        "lr['w']: expected a number or real numbers of shape (4, 3), got float64 of shape (3,)",
+    ),
+    (
+        "lr",
+        {"w": np.ones((4, 3), complex), "b": [1, 1]},
+        ValueError,
+        "lr['w']: expected a number or real numbers of shape (4, 3), got complex128 of shape (4, 3)",
+    ),
+    ("lr", {"w": 1, "b": [np.full(5, np.nan), 1]}, ValueError, "lr['b'][0]: expected finite numbers of at least 0, got nan"),
+    ("lr", {"w": 1, "b": [1, np.array([1, -2])]}, ValueError, "lr['b'][1]: expected finite numbers of at least 0, got -2.0"),
+    ("rho", 1.5, ValueError, "rho: expected a number from 0 to 1, got 1.5"),
+    ("rho", -1e-9, ValueError, "rho: expected a number from 0 to 1, got -1e-09"),
+    ("rho", float("nan"), ValueError, "rho: expected a number from 0 to 1, got nan"),
+    ("rho", [0.9], TypeError, "rho: expected a number from 0 to 1, got [0.9]"),
+    ("eps", -1, ValueError, "eps: expected a finite number of at least 0, got -1"),
+    ("eps", 1e300, ValueError, "eps: expected a finite number of at least 0, got 1e+300"),
+    ("eps", np.ones(1), TypeError, "eps: expected a finite number of at least 0, got array([1.])"),
+    ("steps", -1, ValueError, "steps: expected an integer from 0 to 2**64 - 1, got -1"),
+    ("steps", 2**64, ValueError, "steps: expected an integer from 0 to 2**64 - 1, got 18446744073709551616"),
+    ("steps", 1.5, ValueError, "steps: expected an integer from 0 to 2**64 - 1, got 1.5"),
+    ("s", 1, AttributeError, "object has no setter"),
+    ("learning_rate", 1, AttributeError, "learning_rate"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error", "message"), HYPER_REFUSALS)
+def test_hyper_parameters_out_of_range(name: str, value: Any, error: type[Exception], message: str) -> None:
+    call = Call()
+    before = call.everything()
+    with pytest.raises(error, match=re.escape(message)):
+        setattr(call.state, name, value)
+    assert call.everything() == before
+    if name in ("lr", "rho", "eps"):
+        with pytest.raises(error, match=re.escape(message)):
+            rf.init(call.params, **{name: value})
+
+
+def test_eps_and_lr_need_fit_only_the_types_in_use() -> None:
+    state = rf.init(np.ones(3), lr=1e300, eps=1e300)
+    assert (state.lr, state.eps) == (1e300, 1e300)
+
+
+def test_states_come_from_init_alone() -> None:
+    for make in (rf.State, lambda: rf.State.__new__(rf.State), lambda: object.__new__(rf.State)):
+        with pytest.raises(TypeError):
+            make()
+    with pytest.raises(TypeError):
+        type("Sub", (rf.State,), {})
+
+
+def test_a_state_in_use_by_another_thread_is_refused() -> None:
+    size = 2_000_000
+    p, g = np.ones(size, np.float32), np.ones(size, np.float32)
+    state = rf.init(p)
+    stop = threading.Event()
+    finished = [0]
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                rf.step(p, g, state)
+                finished[0] += 1
+            except RuntimeError:
+                pass
+            time.sleep(0.001)  # leave the other thread a turn
+
+    refusals = 0
+    worker = threading.Thread(target=work)
+    worker.start()
+    mine, deadline = 0, time.monotonic() + 30
+    while not (refusals and mine) and time.monotonic() < deadline:
+        try:
+            state.lr = 0.01
+            rf.step(p, g, state)
+            mine += 1
+        except RuntimeError as error:
+            assert "expected one that is not in use" in str(error)
+            refusals += 1
+    stop.set()
+    worker.join()
+    assert refusals
+    assert mine
+    assert state.steps == mine + finished[0]
+
+
+def test_arrays_taken_out_of_their_container_during_a_step_stay_alive() -> None:
+    size = 2_000_000
+    state = rf.init([np.ones(size, np.float32)])
+    params, grads = [np.ones(size, np.float32)], [np.ones(size, np.float32)]
+    worker = threading.Thread(target=lambda: [rf.step(params, grads, state) for _ in range(20)])
+    worker.start()
+    while worker.is_alive():
+        params[0], grads[0] = np.ones(size, np.float32), np.ones(size, np.float32)
+    worker.join()
+    assert state.steps == 20
+
+
+def test_keys_that_compare_in_python_cannot_step_in_between() -> None:
+    class Key:
+        armed = False
+
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            if Key.armed:
+                rf.step(params, grads, state)
+            return isinstance(other, Key)
+
+    params, grads = {Key(): np.ones(3)}, {Key(): np.ones(3)}
+    state = rf.init(params)
+    Key.armed = True
+    with pytest.raises(RuntimeError, match="expected one that is not in use"):
+        rf.step(params, grads, state)
+    Key.armed = False
+    assert state.steps == 0
+    rf.step(params, grads, state)
+    assert state.steps == 1
+
+
+@pytest.mark.parametrize("count", [0, -1, 1025, 2**70, 1.5, "2"])
+def test_thread_counts_out_of_range(count: Any) -> None:
+    before = rf.get_num_threads()
+    with pytest.raises(ValueError, match="num_threads: expected None or an integer from 1 to 1024, got"):
+        rf.set_num_threads(count)
+    assert rf.get_num_threads() == before
+
+
+@pytest.mark.parametrize("name", ["", "AVX2", "mmx", "kernel\0"])
+def test_unknown_kernels(name: str) -> None:
+    before = rf.get_kernel()
+    with pytest.raises(ValueError, match="kernel: expected one of "):
+        rf.set_kernel(name)
+    assert rf.get_kernel() == before

@@ -1,0 +1,192 @@
+"""What users do with a state: trees, live arrays, hyper-parameters that change, resuming."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, namedtuple
+from typing import Any
+
+import numpy as np
+import pytest
+from bits import same_bits
+
+import rmsprop_fast as rf
+
+pytestmark = pytest.mark.core
+
+
+def test_the_example_of_the_readme() -> None:
+    params = {"w": np.zeros((64, 4), np.float32), "b": np.zeros(64, np.float32)}
+    grads = {"b": np.ones(64, np.float32), "w": np.ones((64, 4), np.float32)}  # any order
+    state = rf.init(params)
+    assert (state.lr, state.rho, state.eps, state.steps) == (0.01, 0.999, 1e-8, 0)
+    assert rf.step(params, grads, state) is None
+    assert state.steps == 1
+    # the first step is lr * g / (sqrt(0.001) * |g|)
+    np.testing.assert_allclose(params["w"], -0.01 / np.sqrt(0.001), rtol=1e-6)
+    assert list(state.s) == ["w", "b"]
+    assert state.s["w"].shape == (64, 4)
+
+
+def test_arguments_by_name() -> None:
+    p = np.zeros(3)
+    state = rf.init(params=p)
+    rf.step(state=state, grads=np.ones(3), params=p)
+    rf.step(p, state=state, grads=np.ones(3))
+    assert state.steps == 2
+
+
+def test_s_is_live_and_keeps_the_tree() -> None:
+    Layer = namedtuple("Layer", ["w", "b"])  # noqa: PYI024
+    params: Any = OrderedDict(x=[np.zeros(2), (np.zeros(3), {1: np.zeros(4)})], y=Layer(np.zeros(1), np.zeros(0)), z={})
+    state = rf.init(params)
+    shapes = {"x": [(2,), ((3,), {1: (4,)})], "y": ((1,), (0,)), "z": {}}
+    assert {"x": [state.s["x"][0].shape, (state.s["x"][1][0].shape, {1: state.s["x"][1][1][1].shape})]} == {
+        "x": shapes["x"]
+    }
+    assert tuple(leaf.shape for leaf in state.s["y"]) == shapes["y"]
+    assert state.s["z"] == {}
+    assert state.s["x"][0] is state.s["x"][0]
+    state.s["x"][0][...] = 100
+    rf.step(params, params_like(params), state)
+    assert state.s["x"][0][0] == 0.999 * 100 + (1 - 0.999)
+
+
+def params_like(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: params_like(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        children = [params_like(child) for child in tree]
+        return children if isinstance(tree, list) else tuple(children)
+    return np.ones_like(tree)
+
+
+@pytest.mark.parametrize("params", [[], (), {}, {"a": [], "b": ((), {})}])
+def test_trees_without_leaves(params: Any) -> None:
+    state = rf.init(params)
+    rf.step(params, params, state)
+    assert state.steps == 1
+    assert state.s == params
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1, 1)])
+def test_scalars_and_empty_arrays(shape: tuple[int, ...]) -> None:
+    p = np.zeros(shape)
+    state = rf.init(p)
+    rf.step(p, np.ones(shape), state)
+    assert np.all(p != 0)
+    assert state.s.shape == shape
+
+
+def test_trees_nested_deeper_than_the_stack() -> None:
+    def nest(leaf: Any) -> Any:
+        for level in range(100_000):
+            leaf = {"a": leaf} if level % 3 == 0 else [leaf] if level % 3 == 1 else (leaf,)
+        return leaf
+
+    leaf, expected = np.zeros(3), np.zeros(3)
+    params, grads, expected_params = nest(leaf), nest(np.ones(3)), nest(expected)
+    state, expected_state = rf.init(params), rf.init(expected_params)
+    rf.step(params, grads, state)
+    rf.reference.step(expected_params, grads, expected_state)
+    assert same_bits(leaf, expected)
+    rf.step_size(state)
+
+
+def test_hyper_parameters_may_change_between_steps() -> None:
+    p, expected, g = np.zeros(5), np.zeros(5), np.arange(5.0)
+    state, expected_state = rf.init(p), rf.init(expected)
+    for t in range(5):
+        for each in (state, expected_state):
+            each.lr, each.rho, each.eps = 0.1 / (t + 1), 0.5 + 0.1 * t, 10.0**-t
+        rf.step(p, g, state)
+        rf.reference.step(expected, g, expected_state)
+    assert same_bits(p, expected)
+    assert (state.lr, state.rho, state.eps) == (0.1 / 5, 0.5 + 0.1 * 4, 10.0**-4)
+
+
+@pytest.mark.parametrize("number", [1, np.float32(0.5), np.float64(0.5), np.int64(2), np.array(0.25), np.array(3)])
+def test_what_counts_as_a_number(number: Any) -> None:
+    state = rf.init(np.zeros(3), lr=number)
+    assert state.lr == float(number)
+    assert type(state.lr) is float
+
+
+def test_lr_as_a_tree() -> None:
+    params = {"w": np.zeros((2, 3), np.float32), "b": [np.zeros(3), np.zeros(())]}
+    given = np.arange(6.0).reshape(2, 3) / 7
+    state = rf.init(params, lr={"b": [1, 2.5], "w": given})
+    assert state.lr["b"] == [1.0, 2.5]
+    assert same_bits(state.lr["w"], given.astype(np.float32))
+    given[...] = 99  # it was copied
+    assert state.lr["w"].max() < 1
+    with pytest.raises(ValueError, match="read-only"):
+        state.lr["w"][0, 0] = 5
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        state.lr["w"].flags.writeable = True
+    state.lr = 0.5
+    assert state.lr == 0.5
+    state.lr = state.lr  # what comes back can be assigned
+    state.lr = {"w": 1, "b": [2, np.array(3)]}
+    state.lr = state.lr
+    assert state.lr == {"w": 1.0, "b": [2.0, 3.0]}
+
+
+def test_lr_arrays_take_the_memory_order_of_their_leaf() -> None:
+    p, expected = np.zeros((3, 4), order="F"), np.zeros((3, 4), order="F")
+    lr, g = np.random.default_rng(0).uniform(0, 1, (2, 3, 4))
+    g = np.asfortranarray(g)
+    state, expected_state = rf.init(p, lr=lr), rf.init(expected, lr=lr)
+    rf.step(p, g, state)
+    rf.reference.step(expected, g, expected_state)
+    assert same_bits(p, expected)
+    np.testing.assert_array_equal(state.lr, lr)
+
+
+def test_resuming_continues_the_same_path() -> None:
+    random = np.random.default_rng(0)
+    grads = random.standard_normal((10, 6))
+    straight = np.zeros(6)
+    state = rf.init(straight)
+    for g in grads:
+        rf.step(straight, g, state)
+
+    p = np.zeros(6)
+    first = rf.init(p)
+    for g in grads[:4]:
+        rf.step(p, g, first)
+    second = rf.init(p)
+    second.s[...] = first.s
+    second.steps = first.steps
+    for g in grads[4:]:
+        rf.step(p, g, second)
+    assert same_bits(p, straight)
+    assert second.steps == state.steps == 10
+    second.steps = 2**64 - 1
+    assert second.steps == 2**64 - 1
+
+
+def test_subclasses_of_ndarray_without_a_mask(tmp_path: Any) -> None:
+    p = np.memmap(tmp_path / "p", np.float32, "w+", shape=(4,))
+    state = rf.init(p)
+    rf.step(p, np.ones(4, np.float32), state)
+    assert type(state.s) is np.ndarray
+    assert np.all(p < 0)
+
+
+def test_the_state_keeps_no_parameters_alive() -> None:
+    import sys
+
+    p, g = np.zeros(3), np.ones(3)
+    state = rf.init(p)
+    before = sys.getrefcount(p), sys.getrefcount(g)
+    rf.step(p, g, state)
+    assert (sys.getrefcount(p), sys.getrefcount(g)) == before
+
+
+def test_info() -> None:
+    info = rf.info()
+    assert list(info) == ["version", "kernel", "kernels", "threads", "openmp", "compiler"]
+    assert info["version"] == rf.__version__
+    assert info["kernels"] == rf.kernels()
+    assert info["kernel"] == rf.get_kernel()
+    assert info["threads"] == rf.get_num_threads()

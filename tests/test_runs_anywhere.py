@@ -1,0 +1,194 @@
+"""Promise 4: any x86-64 or aarch64 CPU runs it; faster instructions stay in the objects that are chosen at run time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bits import hard_values, same_bits
+
+import rmsprop_fast as rf
+
+ROOT = Path(__file__).resolve().parents[1]
+x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="looks at x86-64 instructions")
+elf = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("objdump"), reason="needs objdump on Linux")
+
+# Registers that only AVX and its successors have, and their three-operand instructions on the older ones.
+AVX = re.compile(r"%[yz]mm|%k[0-7]|\tv[a-z0-9]+ .*%xmm|\tvzeroupper")
+
+
+def run(*command: str | Path, **options: object) -> str:
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=900)
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a build by the project's own CMakeLists.txt, whose object files can be looked at."""
+    folder = tmp_path_factory.mktemp("build")
+    pybind11 = run(sys.executable, "-m", "pybind11", "--cmakedir").strip()
+    run(
+        *("cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, "-DSKBUILD_PROJECT_VERSION=0", "-DRMSPROP_FAST_WERROR=ON"),
+        *(f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11}"),
+    )
+    run("cmake", "--build", folder)
+    return folder
+
+
+def objects(build: Path) -> dict[str, Path]:
+    """Return the object files by the name of their target and source: 'kernel_avx2/kernel.cpp'."""
+    found = {f"{path.parts[-3].removesuffix('.dir')}/{path.stem}": path for path in build.rglob("*.o")}
+    assert found
+    return found
+
+
+@x86_64
+@elf
+def test_no_avx_outside_the_objects_of_avx_kernels(build: Path) -> None:
+    seen = {}
+    for name, path in objects(build).items():
+        seen[name] = bool(AVX.search(run("objdump", "-d", "--no-show-raw-insn", path)))
+    with_avx = {name for name, found in seen.items() if found}
+    assert with_avx == {"kernel_avx512/kernel.cpp", "kernel_avx2/kernel.cpp"}  # which also shows that AVX is recognised
+    assert {"_core/module.cpp", "engine/parallel.cpp", "kernel_sse2/kernel.cpp"} < set(seen)
+
+
+@elf
+def test_kernel_objects_share_no_symbol_with_the_rest(build: Path) -> None:
+    """Weak symbols are merged by the linker, and an AVX copy might win; what is needed from outside might be inline."""
+    kernels = {name: path for name, path in objects(build).items() if name.startswith("kernel_")}
+    assert len(kernels) >= len(rf.kernels())
+    for name, path in kernels.items():
+        instruction_set = name.removeprefix("kernel_").partition("/")[0]
+        symbols = re.findall(r"^[0-9a-f ]{16} (\w) (.*)$", run("nm", "-C", path), re.MULTILINE)
+        shared = [symbol for kind, symbol in symbols if kind not in "bdrt"]
+        assert shared == [f"rmsprop_fast::{instruction_set}::kernels"]
+
+
+@elf
+def test_the_loops_are_vectorised(build: Path) -> None:
+    """A kernel that falls back to scalar code has the right bits and a fraction of the speed."""
+    packed = {"avx512": r"vsqrtps .*%zmm", "avx2": r"vsqrtps .*%ymm", "sse2": r"sqrtps .*%xmm", "neon": r"fsqrt\tv.*4s"}
+    for name, path in objects(build).items():
+        if match := re.match("kernel_(avx512|avx2|sse2|neon)/", name):
+            assert re.search(packed[match[1]], run("objdump", "-d", "--no-show-raw-insn", path)), name
+
+
+@elf
+def test_no_link_time_optimisation(build: Path) -> None:
+    """It would mix the objects of all instruction sets; pybind11_add_module turns it on by itself."""
+    commands = run("ninja", "-C", build, "-t", "commands")
+    assert "-flto" not in commands
+    assert "-march=native" not in commands
+
+
+def interpreter_under(emulator: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*emulator.split(), sys.executable, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+        cwd=ROOT,
+    )
+
+
+@x86_64
+@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="needs qemu-x86_64 (Debian's qemu-user)")
+def test_the_core_passes_on_a_cpu_without_avx() -> None:
+    emulator = "qemu-x86_64 -cpu Nehalem"
+    names = interpreter_under(emulator, "-c", "import rmsprop_fast as rf; print(rf.kernels(), rf.get_kernel())")
+    assert names.stdout.split() == ["['sse2']", "sse2"], names.stderr
+    forced = interpreter_under(emulator, "-c", "import rmsprop_fast", RMSPROP_FAST_KERNEL="avx2")
+    assert "expected one of 'sse2', got 'avx2', which this CPU lacks" in forced.stderr
+    core = interpreter_under(emulator, "-m", "pytest", "-q", "-m", "core", "-p", "no:cacheprovider", "tests")
+    assert core.returncode == 0, core.stdout + core.stderr
+    assert re.search(r"\d{3} passed", core.stdout)
+
+
+def check_driver(build: Path, emulator: list[str], kernels: list[str]) -> None:
+    """Run tests/native/driver.cpp, as built there, and compare what it computes with the reference."""
+    size = 1003
+    random = np.random.default_rng(0)
+    for lr_per_element in (0, 1):
+        arrays = {}
+        for dtype in (np.float32, np.float64):
+            p, g, s = (hard_values(random, size, dtype) for _ in range(3))
+            arrays[dtype] = p, g, abs(s), random.uniform(0, 1, size).astype(dtype)
+        rho, eps, lr = 0.9, 1e-8, 0.01
+        given = np.array([size], np.uint64).tobytes() + np.array([rho, eps, lr]).tobytes()
+        given += np.array([lr_per_element], np.uint64).tobytes()
+        given += b"".join(array.tobytes() for group in arrays.values() for array in group)
+        result = subprocess.run([*emulator, build / "driver"], input=given, capture_output=True, check=False, timeout=600)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.decode().split("\n")[:-1] == [f"{name} {n}" for name in kernels for n in (1, 2, 3, 7)]
+
+        expected = []
+        for p, g, s, lrs in arrays.values():
+            state = rf.init(p, rho=rho, eps=eps, lr=lrs if lr_per_element else lr)
+            state.s[...] = s
+            after = p.copy()
+            rf.reference.step(after, g, state)
+            expected += [after, state.s]
+        got = result.stdout
+        for _ in range(4 * len(kernels)):
+            for want in expected:
+                assert same_bits(np.frombuffer(got[: want.nbytes], want.dtype), want)
+                got = got[want.nbytes :]
+        assert not got
+
+
+def build_driver(folder: Path, *options: str) -> None:
+    run("cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, "-DRMSPROP_FAST_NATIVE_DRIVER=ON", *options)
+    run("cmake", "--build", folder)
+
+
+@pytest.mark.parametrize(("processor", "kernel"), [("aarch64", "neon"), ("riscv64", "generic")])
+def test_other_processors_have_the_same_bits(tmp_path: Path, processor: str, kernel: str) -> None:
+    prefix, emulator = f"{processor}-linux-gnu", f"qemu-{processor}"
+    if not (shutil.which(f"{prefix}-g++") and shutil.which(emulator)):
+        pytest.skip(f"needs a cross compiler and an emulator (Debian's g++-{prefix} and qemu-user)")
+    build_driver(
+        tmp_path,
+        *("-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={processor}", "-DRMSPROP_FAST_WERROR=ON"),
+        f"-DCMAKE_CXX_COMPILER={prefix}-g++",
+    )
+    code = run(f"{prefix}-objdump", "-d", objects(tmp_path)[f"kernel_{kernel}/kernel.cpp"])
+    assert re.search(r"fsqrt\tv\d+\.4s" if kernel == "neon" else r"fsqrt\.s", code)
+    assert not re.search(r"\bfml[as]\b|\bfn?m(add|sub)\b", code)  # no contraction
+    check_driver(tmp_path, [emulator, "-L", f"/usr/{prefix}"], [kernel])
+
+
+@pytest.mark.skipif(not shutil.which("clang++"), reason="needs clang++")
+def test_clang_has_the_same_bits(tmp_path: Path) -> None:
+    build_driver(tmp_path, "-DCMAKE_CXX_COMPILER=clang++", "-DRMSPROP_FAST_WERROR=ON")
+    check_driver(tmp_path, [], rf.kernels())
+
+
+@pytest.mark.core
+def test_forcing_a_kernel() -> None:
+    for kernel in rf.kernels():
+        rf.set_kernel(kernel)
+        assert rf.get_kernel() == rf.info()["kernel"] == kernel
+
+
+@x86_64
+def test_forcing_a_kernel_by_the_environment() -> None:
+    show = "import rmsprop_fast; print(rmsprop_fast.get_kernel())"
+    for kernel in rf.kernels():
+        assert interpreter_under("", "-c", show, RMSPROP_FAST_KERNEL=kernel).stdout.strip() == kernel
+    unknown = interpreter_under("", "-c", show, RMSPROP_FAST_KERNEL="sse9")
+    assert unknown.returncode != 0
+    choices = " ".join(f"'{kernel}'" for kernel in rf.kernels())
+    assert f"ImportError: environment variable RMSPROP_FAST_KERNEL: kernel: expected one of {choices}, got 'sse9'" in (
+        unknown.stderr
+    )

@@ -25,6 +25,9 @@ const py::detail::PyArray_Proxy& array_of(py::handle array) { return *py::detail
 
 const char* element_name(Element element) { return element == Element::float32 ? "float32" : "float64"; }
 
+// Which is also its alignment.
+std::size_t element_size(Element element) { return element == Element::float32 ? sizeof(float) : sizeof(double); }
+
 std::string text(py::handle object) { return py::str(object); }
 
 std::string tuple_text(const std::vector<py::ssize_t>& numbers) { return text(py::tuple(py::cast(numbers))); }
@@ -52,7 +55,7 @@ void require_memory(py::handle array, const Layout& layout, Access access, const
   const auto& proxy = array_of(array);
   if (access == Access::write && !(proxy.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
     throw py::value_error(name() + ": expected a writeable array, got a read-only one");
-  const std::size_t alignment = layout.element == Element::float32 ? alignof(float) : alignof(double);
+  const std::size_t alignment = element_size(layout.element);
   if (reinterpret_cast<std::uintptr_t>(proxy.data) % alignment != 0)
     throw py::value_error(name() + ": expected memory aligned to " + std::to_string(alignment) +
                           " bytes, got address " + std::to_string(reinterpret_cast<std::uintptr_t>(proxy.data)));
@@ -64,7 +67,7 @@ bool is_dense(const Layout& layout) {
   std::iota(axes.begin(), axes.end(), std::size_t{0});
   std::erase_if(axes, [&](std::size_t axis) { return layout.shape[axis] == 1; });
   std::sort(axes.begin(), axes.end(), [&](auto a, auto b) { return layout.strides[a] < layout.strides[b]; });
-  auto expected = static_cast<py::ssize_t>(layout.element == Element::float32 ? sizeof(float) : sizeof(double));
+  auto expected = static_cast<py::ssize_t>(element_size(layout.element));
   for (const std::size_t axis : axes) {
     if (layout.strides[axis] != expected) return false;
     expected *= layout.shape[axis];
@@ -127,7 +130,8 @@ Buffers::Buffers(py::handle params) : tree_(params, "params") {
   const Held held(&objects_);
   tree_.flatten(params, "params", objects_);
   for (std::size_t i = 0; i < tree_.leaf_nodes().size(); ++i) {
-    layouts_.push_back(learn(objects_[tree_.leaf_nodes()[i]], {tree_, "params", i}));
+    const std::size_t node = tree_.leaf_nodes()[i];
+    layouts_.push_back(learn(objects_[node], {tree_, "params", i}));
     s_.push_back(zeros(layouts_[i]));
     leaves_.push_back({.size = layouts_[i].size, .element = layouts_[i].element});
     elements_ += layouts_[i].size;
@@ -184,7 +188,7 @@ void Buffers::check_overlaps() const {
   };
   std::vector<Span> spans;
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
-    const std::size_t bytes = layouts_[i].bytes();
+    const std::size_t bytes = layouts_[i].size * element_size(layouts_[i].element);
     if (bytes == 0) continue;
     const auto add = [&](const void* address, Access access, const char* root) {
       const auto begin = reinterpret_cast<std::uintptr_t>(address);

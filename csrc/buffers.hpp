@@ -20,8 +20,6 @@ struct Layout {
   std::vector<py::ssize_t> shape;
   std::vector<py::ssize_t> strides;
   std::size_t size;
-
-  std::size_t bytes() const { return size * (element == Element::float32 ? sizeof(float) : sizeof(double)); }
 };
 
 // Integers or floats of any width?

@@ -17,29 +17,48 @@ namespace {
 inline float square_root(float x) { return sqrtf(x); }
 inline double square_root(double x) { return sqrt(x); }
 
+template <class Real, class LearningRate>
+void update(Real* __restrict params, const Real* __restrict grads, Real* __restrict means, LearningRate lr, Real rho,
+            Real one_minus_rho, Real eps, std::size_t size) {
+  for (std::size_t i = 0; i < size; ++i) {
+    const Real g = grads[i];
+    const Real s = rho * means[i] + one_minus_rho * (g * g);
+    const Real step_size = lr[i] / (square_root(s) + eps);
+    params[i] = params[i] - step_size * g;
+    means[i] = s;
+  }
+}
+
+// One number for every element.
+template <class Real>
+struct Everywhere {
+  Real number;
+  Real operator[](std::size_t) const { return number; }
+};
+
+// Hyper-parameters are computed in double and rounded once, here.
 template <class Real, bool lr_per_element>
-void update(const Leaf& leaf, const Hyper& hyper, std::size_t begin, std::size_t end) {
-  Real* __restrict p = static_cast<Real*>(leaf.p);
-  Real* __restrict s = static_cast<Real*>(leaf.s);
-  const Real* __restrict g = static_cast<const Real*>(leaf.g);
-  const Real* __restrict lr = static_cast<const Real*>(leaf.lr);
-  const Real lr_number = static_cast<Real>(leaf.lr_number);
+void update_leaf(const Leaf& leaf, const Hyper& hyper, std::size_t begin, std::size_t end) {
+  Real* p = static_cast<Real*>(leaf.p) + begin;
+  const Real* g = static_cast<const Real*>(leaf.g) + begin;
+  Real* s = static_cast<Real*>(leaf.s) + begin;
   const Real rho = static_cast<Real>(hyper.rho);
   const Real one_minus_rho = static_cast<Real>(1 - hyper.rho);
   const Real eps = static_cast<Real>(hyper.eps);
-
-  for (std::size_t i = begin; i < end; ++i) {
-    s[i] = rho * s[i] + one_minus_rho * (g[i] * g[i]);
-    const Real step_size = (lr_per_element ? lr[i] : lr_number) / (square_root(s[i]) + eps);
-    p[i] = p[i] - step_size * g[i];
+  if constexpr (lr_per_element) {
+    const Real* __restrict lr = static_cast<const Real*>(leaf.lr) + begin;
+    update(p, g, s, lr, rho, one_minus_rho, eps, end - begin);
+  } else {
+    const Everywhere<Real> lr{static_cast<Real>(leaf.lr_number)};
+    update(p, g, s, lr, rho, one_minus_rho, eps, end - begin);
   }
 }
 
 }  // namespace
 
 const KernelTable kernels = {{
-    {update<float, false>, update<float, true>},
-    {update<double, false>, update<double, true>},
+    {update_leaf<float, false>, update_leaf<float, true>},
+    {update_leaf<double, false>, update_leaf<double, true>},
 }};
 
 }  // namespace rmsprop_fast::RMSPROP_FAST_ISA

@@ -1,9 +1,9 @@
-// The engine without Python, for processors that are only emulated: reads leaves from stdin, updates them with each kernel
-// and thread count, and writes what came out. tests/test_runs_anywhere.py makes the input and checks the output.
+// The engine without Python, for processors that are only emulated: reads leaves from stdin, updates them with each
+// kernel and thread count, and writes what came out. tests/test_runs_anywhere.py makes the input and checks the output.
 //
 // Input: the number of elements as uint64; rho, eps and lr as double; 0 or 1 as uint64, whether lr is an array; then p,
-// g, s and lr in float32, then in float64. Output: for each kernel and thread count a line with both on stderr, and p and
-// s in both types on stdout.
+// g, s and lr in float32, then in float64. Output: for each kernel and thread count a line with both on stderr, and p
+// and s in both types on stdout.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

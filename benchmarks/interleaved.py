@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from timeit import Timer
+
+Quartiles = tuple[float, float, float]
 
 
 class Timings:
@@ -13,25 +16,22 @@ class Timings:
     def __init__(self) -> None:
         self.rounds: dict[str, list[float]] = {}
 
-    def measure(self, candidates: Mapping[str, Callable[[], object]], *, rounds: int, seconds: float) -> None:
-        """Add rounds in which each candidate is called once, or as often as fits into the seconds."""
+    def measure(self, candidates: Mapping[str, Timer], *, rounds: int, seconds: float) -> None:
+        """Add rounds, in each of which every candidate runs for about these seconds, at least once, in any order."""
+        numbers = {name: max(1, round(seconds / min(timer.repeat(3, 1)))) for name, timer in candidates.items()}
+        order = list(candidates)
         for _ in range(rounds):
-            for name, call in candidates.items():
-                call()  # bring caches and threads into this candidate's state
-                calls, start = 0, time.perf_counter()
-                deadline = start + seconds
-                while True:
-                    call()
-                    calls += 1
-                    if calls & (calls - 1) == 0 and time.perf_counter() >= deadline:
-                        break
-                self.rounds.setdefault(name, []).append((time.perf_counter() - start) / calls)
+            random.shuffle(order)
+            for name in order:
+                candidates[name].timeit(1)  # bring caches and threads into this candidate's state
+                total = candidates[name].timeit(numbers[name])
+                self.rounds.setdefault(name, []).append(total / numbers[name])
 
     def median(self, name: str) -> float:
         return statistics.median(self.rounds[name])
 
-    def ratio(self, name: str, other: str) -> tuple[float, float, float]:
-        """Return lower quartile, median and upper quartile of name / other, round by round."""
+    def ratio(self, name: str, other: str) -> Quartiles:
+        """Return the quartiles of name / other, round by round."""
         ratios = [a / b for a, b in zip(self.rounds[name], self.rounds[other], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         return low, middle, high

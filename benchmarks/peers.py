@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from timeit import Timer
 from typing import Any
 
 import numba
@@ -34,7 +34,8 @@ class Arrays:
 def make_arrays(size: int) -> Arrays:
     random = np.random.default_rng(0)
     p = random.standard_normal(size, np.float32)
-    g = random.uniform(1e-4, 1e-3, size).astype(np.float32)
+    g = random.random(size, np.float32)
+    g += np.float32(0.1)  # positive, or moving the streams would make s negative; not small, or squares were subnormal
     state = rf.init(p, lr=float(LR), rho=0.999, eps=1e-8)
     state.s[...] = 0.1  # no subnormals
     return Arrays(p, g, state, state.s, np.empty_like(p))
@@ -78,28 +79,38 @@ OURS = "rmsprop_fast"
 STREAMS = "only moving the streams"
 
 
-def calls(arrays: Arrays) -> dict[str, Callable[[], None]]:
+# What a user writes for one step, with the names that `names` gives.
+STATEMENTS = {
+    OURS: "step(p, g, state)",
+    "numba, serial": "numba_serial(p, g, s)",
+    "numba, parallel": "numba_parallel(p, g, s)",
+    "NumPy, out=": "numpy_out(p, g, s, scratch)",
+    "NumPy, temporaries": "numpy_temporaries(p, g, s)",
+    STREAMS: "streams(p, g, s)",
+}
+
+
+def names(arrays: Arrays) -> dict[str, Any]:
+    return {**globals(), **vars(arrays), "step": rf.step}
+
+
+def timers(arrays: Arrays) -> dict[str, Timer]:
     """Return one step by each peer on these arrays, checked to be a step of RMSprop."""
-    p, g, state, s, scratch = arrays.p, arrays.g, arrays.state, arrays.s, arrays.scratch
-    steps: dict[str, Callable[[], None]] = {
-        OURS: lambda step=rf.step: step(p, g, state),  # type: ignore[misc]
-        "numba, serial": lambda step=numba_serial: step(p, g, s),
-        "numba, parallel": lambda step=numba_parallel: step(p, g, s),
-        "NumPy, out=": lambda step=numpy_out: step(p, g, s, scratch),  # type: ignore[misc]
-        "NumPy, temporaries": lambda step=numpy_temporaries: step(p, g, s),  # type: ignore[misc]
-    }
-    for name, step in steps.items():
-        check(name, step, arrays)
-    streams(p, g, s)  # compile
-    return {**steps, STREAMS: lambda step=streams: step(p, g, s)}
+    found = {name: Timer(statement, globals=names(arrays)) for name, statement in STATEMENTS.items()}
+    for name, timer in found.items():
+        if name == STREAMS:
+            timer.timeit(1)  # compile
+        else:
+            check(name, timer, arrays)
+    return found
 
 
-def check(name: str, step: Callable[[], None], arrays: Arrays) -> None:
+def check(name: str, timer: Timer, arrays: Arrays) -> None:
     part = slice(0, 1000)
     expected_p = arrays.p[part].copy()
     state = rf.init(expected_p, lr=float(LR), rho=0.999, eps=1e-8)
     state.s[...] = arrays.s[part]
     rf.reference.step(expected_p, arrays.g[part], state)
-    step()
+    timer.timeit(1)
     np.testing.assert_allclose(arrays.p[part], expected_p, rtol=1e-6, atol=1e-7, err_msg=name)
     np.testing.assert_allclose(arrays.s[part], state.s, rtol=1e-6, err_msg=name)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import peers
 import pytest
+
+import peers
 
 
 @pytest.mark.parametrize("size", peers.SIZES)
-@pytest.mark.parametrize("name", peers.calls(peers.make_arrays(64)))
+@pytest.mark.parametrize("name", peers.STATEMENTS)
 def test_step(benchmark: Any, size: str, name: str) -> None:
     benchmark.group = f"{size} elements"
-    benchmark(peers.calls(peers.make_arrays(peers.SIZES[size]))[name])
+    names = peers.names(peers.make_arrays(peers.SIZES[size]))
+    benchmark(eval(f"lambda: {peers.STATEMENTS[name]}", names))

@@ -42,7 +42,7 @@ With 0, a parameter whose gradients were all zero becomes NaN (0 / 0).)";
 
 constexpr const char* State_steps = R"(How many steps were taken, from 0 to 2**64 - 1. May be assigned, to resume.)";
 
-constexpr const char* State_map = R"(_map($self, function)
+constexpr const char* State_map = R"(_map(self, function)
 --
 
 The tree of ``function(s, lr)`` of each leaf, where lr is a float or an array.)";

@@ -22,7 +22,20 @@ def same_bits(a: Array, b: Array) -> bool:
 def extremes(dtype: Any) -> Array:
     """Zeros, subnormals, the largest and smallest numbers, infinities and NaN, of both signs."""
     real = np.finfo(dtype)
-    positive = [0, real.smallest_subnormal, real.tiny / 3, real.tiny, 1e-30, 1e-12, 0.1, 1, 1e12, 1e30, real.max, np.inf]
+    positive = [
+        0,
+        real.smallest_subnormal,
+        real.tiny / 3,
+        real.tiny,
+        1e-30,
+        1e-12,
+        0.1,
+        1,
+        1e12,
+        1e30,
+        real.max,
+        np.inf,
+    ]
     return np.array([*positive, *(-x for x in positive), np.nan], dtype)
 
 

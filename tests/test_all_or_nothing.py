@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -211,7 +212,11 @@ REFUSALS = {
         TypeError,
         "grads['b']: expected a list of 2 as in the state, got numpy.ndarray",
     ),
-    "grads: empty tree": (set_items(grads={}), ValueError, "grads: expected a dict of 2 as in the state, got a dict of 0"),
+    "grads: empty tree": (
+        set_items(grads={}),
+        ValueError,
+        "grads: expected a dict of 2 as in the state, got a dict of 0",
+    ),
     "grads: other key": (
         lambda call: call.grads.update(v=call.grads.pop("w")),
         ValueError,
@@ -294,7 +299,14 @@ def test_grads_may_share_memory_among_themselves_and_be_read_only() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [((1,), {}), ((1, 2, 3, 4), {}), ((1, 2), {"params": 3}), ((1, 2), {"gradients": 3}), ((), {}), ((1, 2, 3), {"a": 1})],
+    [
+        ((1,), {}),
+        ((1, 2, 3, 4), {}),
+        ((1, 2), {"params": 3}),
+        ((1, 2), {"gradients": 3}),
+        ((), {}),
+        ((1, 2, 3), {"a": 1}),
+    ],
 )
 def test_wrong_arguments(arguments: Any, named: Any) -> None:
     with pytest.raises(TypeError, match="step: expected the arguments params, grads, state"):
@@ -306,11 +318,23 @@ INIT_REFUSALS = {
     "number": (1.0, TypeError, "params: expected a NumPy array, got float"),
     "None in a tree": ({"a": [None]}, TypeError, "params['a'][0]: expected a NumPy array, got NoneType"),
     "integers": (np.ones(3, int), TypeError, "params: expected float32 or float64 in native byte order, got int64"),
-    "float16": (np.ones(3, np.float16), TypeError, "params: expected float32 or float64 in native byte order, got float16"),
-    "complex": (np.ones(3, complex), TypeError, "params: expected float32 or float64 in native byte order, got complex128"),
+    "float16": (
+        np.ones(3, np.float16),
+        TypeError,
+        "params: expected float32 or float64 in native byte order, got float16",
+    ),
+    "complex": (
+        np.ones(3, complex),
+        TypeError,
+        "params: expected float32 or float64 in native byte order, got complex128",
+    ),
     "byte order": (np.ones(3, ">f8"), TypeError, "params: expected float32 or float64 in native byte order, got >f8"),
     "masked": (np.ma.ones(3), TypeError, "params: expected a NumPy array without a mask, got MaskedArray"),
-    "slice": ([np.ones(6)[::2]], ValueError, "params[0]: expected dense memory, got float64 of shape (3,) with strides (16,)"),
+    "slice": (
+        [np.ones(6)[::2]],
+        ValueError,
+        "params[0]: expected dense memory, got float64 of shape (3,) with strides (16,)",
+    ),
     "backwards": (np.ones(6)[::-1], ValueError, "params: expected dense memory"),
     "broadcast": (np.broadcast_to(np.ones(3), (2, 3)), ValueError, "params: expected dense memory"),
     "misaligned": (misaligned(3, np.float64), ValueError, "params: expected memory aligned to 8 bytes"),
@@ -362,8 +386,18 @@ HYPER_REFUSALS: list[tuple[str, Any, type[Exception], str]] = [
         ValueError,
         "lr['w']: expected a number or real numbers of shape (4, 3), got complex128 of shape (4, 3)",
     ),
-    ("lr", {"w": 1, "b": [np.full(5, np.nan), 1]}, ValueError, "lr['b'][0]: expected finite numbers of at least 0, got nan"),
-    ("lr", {"w": 1, "b": [1, np.array([1, -2])]}, ValueError, "lr['b'][1]: expected finite numbers of at least 0, got -2.0"),
+    (
+        "lr",
+        {"w": 1, "b": [np.full(5, np.nan), 1]},
+        ValueError,
+        "lr['b'][0]: expected finite numbers of at least 0, got nan",
+    ),
+    (
+        "lr",
+        {"w": 1, "b": [1, np.array([1, -2])]},
+        ValueError,
+        "lr['b'][1]: expected finite numbers of at least 0, got -2.0",
+    ),
     ("rho", 1.5, ValueError, "rho: expected a number from 0 to 1, got 1.5"),
     ("rho", -1e-9, ValueError, "rho: expected a number from 0 to 1, got -1e-09"),
     ("rho", float("nan"), ValueError, "rho: expected a number from 0 to 1, got nan"),
@@ -397,7 +431,8 @@ def test_eps_and_lr_need_fit_only_the_types_in_use() -> None:
 
 
 def test_states_come_from_init_alone() -> None:
-    for make in (rf.State, lambda: rf.State.__new__(rf.State), lambda: object.__new__(rf.State)):
+    makers: list[Any] = [rf.State, lambda: rf.State.__new__(rf.State), lambda: object.__new__(rf.State)]
+    for make in makers:
         with pytest.raises(TypeError):
             make()
     with pytest.raises(TypeError):
@@ -413,28 +448,25 @@ def test_a_state_in_use_by_another_thread_is_refused() -> None:
 
     def work() -> None:
         while not stop.is_set():
-            try:
+            with contextlib.suppress(RuntimeError):
                 rf.step(p, g, state)
                 finished[0] += 1
-            except RuntimeError:
-                pass
             time.sleep(0.001)  # leave the other thread a turn
 
-    refusals = 0
     worker = threading.Thread(target=work)
     worker.start()
+    messages: set[str] = set()
     mine, deadline = 0, time.monotonic() + 30
-    while not (refusals and mine) and time.monotonic() < deadline:
+    while not (messages and mine) and time.monotonic() < deadline:
         try:
             state.lr = 0.01
             rf.step(p, g, state)
             mine += 1
         except RuntimeError as error:
-            assert "expected one that is not in use" in str(error)
-            refusals += 1
+            messages.add(str(error))
     stop.set()
     worker.join()
-    assert refusals
+    assert messages == {"state: expected one that is not in use, got one that another step is working on"}
     assert mine
     assert state.steps == mine + finished[0]
 
@@ -443,7 +475,12 @@ def test_arrays_taken_out_of_their_container_during_a_step_stay_alive() -> None:
     size = 2_000_000
     state = rf.init([np.ones(size, np.float32)])
     params, grads = [np.ones(size, np.float32)], [np.ones(size, np.float32)]
-    worker = threading.Thread(target=lambda: [rf.step(params, grads, state) for _ in range(20)])
+
+    def steps() -> None:
+        for _ in range(20):
+            rf.step(params, grads, state)
+
+    worker = threading.Thread(target=steps)
     worker.start()
     while worker.is_alive():
         params[0], grads[0] = np.ones(size, np.float32), np.ones(size, np.float32)

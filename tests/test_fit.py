@@ -80,7 +80,9 @@ def test_diabetes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert result["converged"] is True
 
 
-def test_every_update_is_a_step_of_the_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_update_is_a_step_of_the_package(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = sys.modules["rmsprop_fast.fit"]
     steps = 0
 
@@ -103,7 +105,9 @@ def test_batches_come_near(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_target_and_features_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    path = write(tmp_path / "data.csv", "a,note,y,b\n1,x,6,9\n2,y,7,1\n3,z,12,4\n4,,11,1\n5,w,16,3\n")  # a BOM-less header
+    path = write(
+        tmp_path / "data.csv", "a,note,y,b\n1,x,6,9\n2,y,7,1\n3,z,12,4\n4,,11,1\n5,w,16,3\n"
+    )  # a BOM-less header
     result = fit_json(capsys, path, "--target", "y", "--features", "b, a")
     assert list(result["coefficients"]) == ["b", "a"]
     flipped = fit_json(capsys, path, "--target", "a", "--features", "y")
@@ -130,7 +134,16 @@ def test_any_units(capsys: pytest.CaptureFixture[str], tmp_path: Path, scale: fl
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit"]) == 0
     out = capsys.readouterr().out
-    for part in ("intercept", "-0.26232307", "1.0021168180", "least squares", "R2", "0.99999374", "0.8847963", "epochs"):
+    for part in (
+        "intercept",
+        "-0.26232307",
+        "1.0021168180",
+        "least squares",
+        "R2",
+        "0.99999374",
+        "0.8847963",
+        "epochs",
+    ):
         assert part in out
 
 
@@ -168,8 +181,16 @@ GOOD = "x,y\n1,2\n2,4\n3,7\n"
         ("x,y\n1,2\n2\n", [], "data.csv: row 2 (line 3): expected 2 columns, got 1"),
         ("x,y\n1,2\n2,2\n3,2\n", [], "target 'y': expected different values, got a constant column of 2"),
         ("x,y\n5,2\n5,3\n5,4\n", [], "feature 'x': expected different values, got a constant column of 5"),
-        ("a,b,y\n1,2,1\n2,4,5\n3,6,2\n4,8,8\n", [], "feature 'b': expected one of its own, got a linear combination of 'a'"),
-        ("x,y\n1e308,1\n1.7e308,2\n-1.7e308,3\n1.6e308,4\n", [], "feature 'x': expected values whose sum is a finite number"),
+        (
+            "a,b,y\n1,2,1\n2,4,5\n3,6,2\n4,8,8\n",
+            [],
+            "feature 'b': expected one of its own, got a linear combination of 'a'",
+        ),
+        (
+            "x,y\n1e308,1\n1.7e308,2\n-1.7e308,3\n1.6e308,4\n",
+            [],
+            "feature 'x': expected values whose sum is a finite number",
+        ),
         (GOOD, ["--lr", "-1"], "lr: expected a finite number of at least 0, got -1.0"),
         (GOOD, ["--rho", "2"], "rho: expected a number from 0 to 1, got 2.0"),
         (GOOD, ["--eps", "nan"], "eps: expected a finite number of at least 0, got nan"),

@@ -9,9 +9,9 @@ import sys
 
 import numpy as np
 import pytest
-from bits import same_bits
 
 import rmsprop_fast as rf
+from bits import same_bits
 
 SIZE = 2**31 + 4096
 TAIL = 1024  # elements on the last page

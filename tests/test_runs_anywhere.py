@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bits import hard_values, same_bits
 
 import rmsprop_fast as rf
+from bits import hard_values, same_bits
 
 ROOT = Path(__file__).resolve().parents[1]
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="looks at x86-64 instructions")
@@ -128,7 +128,9 @@ def check_driver(build: Path, emulator: list[str], kernels: list[str]) -> None:
         given = np.array([size], np.uint64).tobytes() + np.array([rho, eps, lr]).tobytes()
         given += np.array([lr_per_element], np.uint64).tobytes()
         given += b"".join(array.tobytes() for group in arrays.values() for array in group)
-        result = subprocess.run([*emulator, build / "driver"], input=given, capture_output=True, check=False, timeout=600)
+        result = subprocess.run(
+            [*emulator, build / "driver"], input=given, capture_output=True, check=False, timeout=600
+        )
         assert result.returncode == 0, result.stderr
         assert result.stderr.decode().split("\n")[:-1] == [f"{name} {n}" for name in kernels for n in (1, 2, 3, 7)]
 

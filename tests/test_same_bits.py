@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bits import Array, Embedded, extremes, hard_values, same_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import rmsprop_fast as rf
+from bits import Array, Embedded, extremes, hard_values, same_bits
 from rmsprop_fast import _core
 
 pytestmark = pytest.mark.core
@@ -124,7 +124,14 @@ def test_chunks_that_cut_across_leaves(kernel: str, threads: int) -> None:
     eps=st.floats(0, 1e30),
 )
 def test_anything(
-    data: st.DataObject, dtype: Any, kernel: str, threads: int, shape: tuple[int, ...], lr: float, rho: float, eps: float
+    data: st.DataObject,
+    dtype: Any,
+    kernel: str,
+    threads: int,
+    shape: tuple[int, ...],
+    lr: float,
+    rho: float,
+    eps: float,
 ) -> None:
     use(kernel, threads)
     p, g, s = (data.draw(hnp.arrays(dtype, shape), label=name) for name in "pgs")
@@ -141,13 +148,15 @@ def test_anything(
 
 
 @pytest.mark.parametrize("order", ["C", "F", "transposed"])
-def test_any_dense_memory_order(order: str) -> None:
+def test_any_dense_memory_order(order: Any) -> None:
     shape = (5, 1, 7, 3)
     random = np.random.default_rng(5)
 
     def make() -> Array:
         values = random.standard_normal(shape)
-        return values.transpose(2, 0, 3, 1).copy().transpose(1, 3, 0, 2) if order == "transposed" else values.copy(order)
+        return (
+            values.transpose(2, 0, 3, 1).copy().transpose(1, 3, 0, 2) if order == "transposed" else values.copy(order)
+        )
 
     p, g = make(), make()
     expected = p.copy(order="K")

@@ -1,13 +1,15 @@
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypedDict
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypedDict, final
 
-from numpy import float32, float64
 from numpy.typing import NDArray
 
-_Array: TypeAlias = NDArray[float32] | NDArray[float64]
-_ArrayTree: TypeAlias = _Array | Sequence[_ArrayTree] | Mapping[Any, _ArrayTree]
-_LrTree: TypeAlias = float | NDArray[Any] | Sequence[_LrTree] | Mapping[Any, _LrTree]
+# An array, or nested lists, tuples and dicts of them. Not spelled out: mypy infers dict[str, object] for a dict of
+# arrays with different numbers of axes, which no exact type accepts.
+_ArrayTree: TypeAlias = Any
+# A number, or a tree of numbers and arrays.
+_LrTree: TypeAlias = Any
 
+@final
 class State:
     @property
     def s(self) -> Any: ...

@@ -187,8 +187,11 @@ def fit(
         return Line(float(constant), dict(zip(data.feature_names, slopes.tolist(), strict=True)))
 
     random = np.random.default_rng(seed)
-    params = {"intercept": np.array(random.normal(0, START_WEIGHTS)), "slopes": random.normal(0, START_WEIGHTS, count)}
-    grads = {"intercept": np.empty(()), "slopes": np.empty(count)}
+    params: dict[str, NDArray[np.float64]] = {
+        "intercept": np.array(random.normal(0, START_WEIGHTS)),
+        "slopes": np.array(random.normal(0, START_WEIGHTS, count)),
+    }
+    grads: dict[str, NDArray[np.float64]] = {"intercept": np.empty(()), "slopes": np.empty(count)}
     state = init(params, lr=lr, rho=rho, eps=eps)
 
     def evaluate(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
@@ -227,7 +230,7 @@ def fit(
             f"the fit diverged: loss {losses[-1]:.3g} is above its start {losses[0]:.3g}; try a smaller --lr"
         )
 
-    exact = np.linalg.lstsq(features, target)[0]
+    exact = np.linalg.lstsq(features, target, rcond=None)[0].astype(np.float64)
     freedom = rows - count - 1
     return Fit(
         line=in_own_units(float(params["intercept"]), params["slopes"]),

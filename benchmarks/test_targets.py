@@ -35,7 +35,7 @@ def timings() -> dict[str, Timings]:
 
 def table(measured: dict[str, Timings]) -> str:
     lines = ["| one step of n float32 | n = " + " | ".join(measured) + " |", "| --- " * (len(measured) + 1) + "|"]
-    for name in next(iter(measured.values())).rounds:
+    for name in peers.STATEMENTS:
         cells = []
         for timing in measured.values():
             time = timing.median(name) * 1e6

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <numeric>
 #include <utility>
@@ -40,7 +41,7 @@ void require_array(py::handle object, const Name& name) {
   if (Py_TYPE(object.ptr()) == numpy.PyArray_Type_) return;
   if (!numpy.PyArray_Check_(object.ptr()))
     throw py::type_error(name() + ": expected a NumPy array, got " + Py_TYPE(object.ptr())->tp_name);
-  if (py::isinstance(object, py::module_::import("numpy.ma").attr("MaskedArray")))
+  if (is_masked(object))
     throw py::type_error(name() + ": expected a NumPy array without a mask, got " + Py_TYPE(object.ptr())->tp_name);
 }
 
@@ -48,7 +49,8 @@ bool has_element(py::handle array, Element element) {
   const auto* descriptor = py::detail::array_descriptor_proxy(array_of(array).descr);
   using Constants = py::detail::npy_api::constants;
   const int number = element == Element::float32 ? Constants::NPY_FLOAT_ : Constants::NPY_DOUBLE_;
-  return descriptor->type_num == number && (descriptor->byteorder == '=' || descriptor->byteorder == '|');
+  constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
+  return descriptor->type_num == number && (descriptor->byteorder == '=' || descriptor->byteorder == native);
 }
 
 void require_memory(py::handle array, const Layout& layout, Access access, const Name& name) {
@@ -122,6 +124,13 @@ char* address(py::handle array, const Layout& layout, Access access, const Name&
 
 }  // namespace
 
+bool is_masked(py::handle array) {
+  // While numpy.ma was not imported, nothing is one; importing it here could run other Python threads.
+  const auto name = py::str("numpy.ma");
+  const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name.ptr()));
+  return module && py::isinstance(array, module.attr("MaskedArray"));
+}
+
 bool has_real_numbers(py::handle array) {
   return std::string("fiu").find(text(array.attr("dtype").attr("kind"))) != std::string::npos;
 }
@@ -148,7 +157,9 @@ py::array Buffers::copy(py::handle array, std::size_t leaf, const char* root) co
     throw py::value_error(name() + ": expected a number or real numbers of shape " + tuple_text(layout.shape) +
                           ", got " + describe(array));
   py::array copy = zeros(layout);
-  py::module_::import("numpy").attr("copyto")(copy, array, "same_kind");
+  const auto numpy = py::module_::import("numpy");
+  const auto quietly = numpy.attr("errstate")(py::arg("all") = "ignore");  // State checks what came out
+  quietly(numpy.attr("copyto"))(copy, array, "same_kind");
   copy.attr("base").attr("setflags")(py::arg("write") = false);
   copy.attr("setflags")(py::arg("write") = false);
   return copy;

@@ -22,6 +22,9 @@ struct Layout {
   std::size_t size;
 };
 
+// A masked array, whose mask we would ignore?
+bool is_masked(py::handle array);
+
 // Integers or floats of any width?
 bool has_real_numbers(py::handle array);
 

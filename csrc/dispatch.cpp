@@ -12,7 +12,6 @@ namespace rmsprop_fast::dispatch {
 namespace {
 
 struct Implementation {
-  const char* name;
   const KernelTable* kernels;
   bool (*supported)();
 };
@@ -52,13 +51,13 @@ bool has_avx512() {
 // Best first; the last one runs on every CPU of its architecture. CMakeLists.txt compiles the same list.
 constexpr Implementation implementations[] = {
 #if defined(__x86_64__) || defined(_M_X64)
-    {"avx512", &avx512::kernels, has_avx512},
-    {"avx2", &avx2::kernels, has_avx2},
-    {"sse2", &sse2::kernels, always},
+    {&avx512::kernels, has_avx512},
+    {&avx2::kernels, has_avx2},
+    {&sse2::kernels, always},
 #elif defined(__aarch64__) || defined(_M_ARM64)
-    {"neon", &neon::kernels, always},
+    {&neon::kernels, always},
 #else
-    {"generic", &generic::kernels, always},
+    {&generic::kernels, always},
 #endif
 };
 
@@ -75,17 +74,17 @@ std::atomic<const Implementation*> active = &best();
 std::vector<std::string> kernel_names() {
   std::vector<std::string> names;
   for (const Implementation& implementation : implementations)
-    if (implementation.supported()) names.emplace_back(implementation.name);
+    if (implementation.supported()) names.emplace_back(implementation.kernels->name);
   return names;
 }
 
-std::string kernel_name() { return active.load()->name; }
+std::string kernel_name() { return kernels().name; }
 const KernelTable& kernels() { return *active.load(std::memory_order_relaxed)->kernels; }
 
 void select(std::string_view name) {
   bool known = false;
   for (const Implementation& implementation : implementations) {
-    if (name != implementation.name) continue;
+    if (name != implementation.kernels->name) continue;
     known = true;
     if (implementation.supported()) {
       active = &implementation;

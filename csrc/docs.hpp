@@ -26,7 +26,7 @@ constexpr const char* State_lr = R"(The learning rate: a number, or a tree of nu
 
 A tree has the shape of the parameters'. Each of its leaves is a number, or an array of real numbers of the parameter's
 shape: step sizes of each element's own. Numbers are finite and at least 0. Arrays are copied when assigned, in the
-parameter's dtype; those that come back are read-only.
+parameter's dtype; those that come back are read-only, in containers made anew: to change one leaf, assign a whole tree.
 
 Raises
 ------
@@ -38,9 +38,9 @@ constexpr const char* State_rho = R"(The decay rate of the running mean, from 0 
 constexpr const char* State_eps =
     R"(What is added to the root before dividing, finite and at least 0. Default 1e-8.
 
-With 0, a parameter whose gradients were all zero becomes NaN (0 / 0).)";
+With 0, or what rounds to 0 in the parameter's dtype, a parameter whose gradients were all zero becomes NaN (0 / 0).)";
 
-constexpr const char* State_steps = R"(How many steps were taken, from 0 to 2**64 - 1. May be assigned, to resume.)";
+constexpr const char* State_steps = R"(How many steps were taken, from 0 to 2**63 - 1. May be assigned, to resume.)";
 
 constexpr const char* State_map = R"(_map(self, function)
 --
@@ -146,8 +146,8 @@ constexpr const char* get_num_threads = R"(get_num_threads()
 
 How many threads a large step uses; small ones use one.
 
-As set by `set_num_threads`, or else the least of the CPUs in the affinity mask, the cgroup's CPU quota and OpenMP's own
-limit (OMP_NUM_THREADS, threadpoolctl). 1 in a forked process.)";
+As set by `set_num_threads`, or else the least of the CPUs in the affinity mask and the cgroup's CPU quota, both as they
+were when first needed, and OpenMP's own limit (OMP_NUM_THREADS, threadpoolctl). 1 in a forked process.)";
 
 constexpr const char* set_num_threads = R"(set_num_threads(num_threads)
 --

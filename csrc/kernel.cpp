@@ -5,7 +5,10 @@
 // contraction (FMA) off. Everything but the table is local to the file, and the C++ standard library stays out.
 #include "kernel.hpp"
 
+#include <float.h>
 #include <math.h>
+
+static_assert(FLT_EVAL_METHOD == 0, "each operation must be rounded to its own type");
 
 #ifdef _MSC_VER
 #pragma fp_contract(off)
@@ -56,9 +59,10 @@ void update_leaf(const Leaf& leaf, const Hyper& hyper, std::size_t begin, std::s
 
 }  // namespace
 
-const KernelTable kernels = {{
-    {update_leaf<float, false>, update_leaf<float, true>},
-    {update_leaf<double, false>, update_leaf<double, true>},
-}};
+const KernelTable kernels = {RMSPROP_FAST_ISA_NAME,
+                             {
+                                 {update_leaf<float, false>, update_leaf<float, true>},
+                                 {update_leaf<double, false>, update_leaf<double, true>},
+                             }};
 
 }  // namespace rmsprop_fast::RMSPROP_FAST_ISA

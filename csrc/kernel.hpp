@@ -29,6 +29,7 @@ using Kernel = void (*)(const Leaf& leaf, const Hyper& hyper, std::size_t begin,
 
 // The kernels of one instruction set: update[element][leaf has learning rates of each element].
 struct KernelTable {
+  const char* name;
   Kernel update[2][2];
 };
 

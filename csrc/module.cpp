@@ -3,9 +3,10 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
-#include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "cpus.hpp"
@@ -21,6 +22,17 @@ namespace {
 // interpreter lock costs more than it gives.
 constexpr std::size_t large_work = 64 * 1024;
 
+// When the interpreter shuts down, Python before 3.14 ends a daemon thread that asks for the lock by unwinding its
+// stack, and what is unwound here would be released without the lock. Such a thread sleeps instead, as it does
+// from 3.14 on.
+void take_interpreter_lock(PyThreadState* thread) {
+  try {
+    PyEval_RestoreThread(thread);
+  } catch (...) {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+}
+
 void step(py::handle params, py::handle grads, py::handle state_object) {
   static const py::detail::type_info* const type = py::detail::get_type_info(typeid(State));  // found once
   py::detail::type_caster_generic caster(type);
@@ -32,11 +44,9 @@ void step(py::handle params, py::handle grads, py::handle state_object) {
   const State::InUse in_use(state);
   Buffers& buffers = state.buffers();
   const auto held = buffers.bind(params, grads);  // every check; nothing has been written so far
-  {
-    std::optional<py::gil_scoped_release> release;
-    if (buffers.elements() >= large_work) release.emplace();
-    parallel::run(buffers.leaves(), buffers.elements(), state.hyper(), dispatch::kernels());
-  }
+  PyThreadState* const thread = buffers.elements() >= large_work ? PyEval_SaveThread() : nullptr;
+  parallel::run(buffers.leaves(), buffers.elements(), state.hyper(), dispatch::kernels());
+  if (thread) take_interpreter_lock(thread);
   state.count_step();
 }
 
@@ -69,12 +79,10 @@ PyObject* call_step(PyObject*, PyObject* const* arguments, Py_ssize_t positional
 
 void set_num_threads(py::handle count) {
   if (count.is_none()) return parallel::set_threads(parallel::default_threads);
-  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(count.ptr()));
-  const long number = index ? PyLong_AsLong(index.ptr()) : 0;
-  PyErr_Clear();
+  const std::int64_t number = integer(count, 0);
   if (number < 1 || number > parallel::most_threads)
     throw py::value_error("num_threads: expected None or an integer from 1 to " +
-                          std::to_string(parallel::most_threads) + ", got " + std::string(py::repr(count)));
+                          std::to_string(parallel::most_threads) + ", got " + quote(count));
   parallel::set_threads(static_cast<int>(number));
 }
 

@@ -21,19 +21,27 @@ bool is_tree(py::handle value) {
 bool is_number(py::handle value) {
   if (PyFloat_Check(value.ptr())) return true;
   if (PyBool_Check(value.ptr())) return false;
-  if (py::isinstance<py::array>(value)) return has_real_numbers(value) && !is_tree(value);
+  if (py::isinstance<py::array>(value)) return has_real_numbers(value) && !is_masked(value) && !is_tree(value);
   return py::isinstance(value, py::module_::import("numbers").attr("Real"));
+}
+
+// What Python has to say about a value, we say ourselves; anything else, such as KeyboardInterrupt, goes on.
+void clear_complaint() {
+  if (!PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_ValueError) &&
+      !PyErr_ExceptionMatches(PyExc_OverflowError))
+    throw py::error_already_set();
+  PyErr_Clear();
 }
 
 // A number from 0 to `most` that stays finite when it is rounded to the element's type.
 double require_number(py::handle value, double most, Element element, const std::string& name) {
   const std::string expected = most == no_limit ? "a finite number of at least 0"
                                                 : "a number from 0 to " + std::to_string(static_cast<int>(most));
-  const auto refusal = [&] { return name + ": expected " + expected + ", got " + std::string(py::repr(value)); };
+  const auto refusal = [&] { return name + ": expected " + expected + ", got " + quote(value); };
   if (!is_number(value)) throw py::type_error(refusal());
   const double number = PyFloat_AsDouble(value.ptr());
-  if (PyErr_Occurred()) {  // an integer too large for a double
-    PyErr_Clear();
+  if (PyErr_Occurred()) {  // an integer too large for a double, say
+    clear_complaint();
     throw py::value_error(refusal());
   }
   const double rounded = element == Element::float32 ? static_cast<double>(static_cast<float>(number)) : number;
@@ -53,9 +61,19 @@ void require_in_range(const py::array& array, const std::string& name) {
 
 }  // namespace
 
+std::int64_t integer(py::handle value, std::int64_t otherwise) {
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  const std::int64_t number = index ? PyLong_AsLongLong(index.ptr()) : otherwise;
+  if (!PyErr_Occurred()) return number;
+  clear_complaint();
+  return otherwise;
+}
+
 State::InUse::InUse(State& state) : state_(state) {
   if (state.in_use_.exchange(true))
-    throw std::runtime_error("state: expected one that is not in use, got one that another step is working on");
+    throw std::runtime_error(
+        "state: expected one that is not in use, got one that another step is working on, or was when this process was "
+        "forked");
 }
 
 State::State(py::handle params, py::handle lr, py::handle rho, py::handle eps) : buffers_(params) {
@@ -124,12 +142,8 @@ void State::set_eps(py::handle value) {
 
 void State::set_steps(py::handle value) {
   const InUse in_use(*this);
-  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
-  const auto steps = index ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
-  if (PyErr_Occurred()) {
-    PyErr_Clear();
-    throw py::value_error("steps: expected an integer from 0 to 2**64 - 1, got " + std::string(py::repr(value)));
-  }
+  const std::int64_t steps = integer(value, -1);
+  if (steps < 0) throw py::value_error("steps: expected an integer from 0 to 2**63 - 1, got " + quote(value));
   steps_ = steps;
 }
 

@@ -13,6 +13,9 @@
 
 namespace rmsprop_fast {
 
+// The integer that the value is, or else `otherwise`.
+std::int64_t integer(py::handle value, std::int64_t otherwise);
+
 class State {
  public:
   State(py::handle params, py::handle lr, py::handle rho, py::handle eps);
@@ -38,7 +41,7 @@ class State {
   py::object lr() const;
   double rho() const { return hyper_.rho; }
   double eps() const { return hyper_.eps; }
-  std::uint64_t steps() const { return steps_; }
+  std::int64_t steps() const { return steps_; }
   void set_lr(py::handle value);
   void set_rho(py::handle value);
   void set_eps(py::handle value);
@@ -52,7 +55,7 @@ class State {
   Hyper hyper_{};
   double lr_number_ = 0;                              // lr, if it is one number
   std::optional<std::vector<py::object>> lr_leaves_;  // else for each leaf a float or a read-only array
-  std::uint64_t steps_ = 0;
+  std::int64_t steps_ = 0;
   std::atomic<bool> in_use_ = false;
 };
 

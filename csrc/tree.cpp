@@ -16,7 +16,21 @@ std::size_t size_of(PyObject* container) {
   return 0;
 }
 
+// An item of a list or tuple, whatever a subclass says when it is iterated over.
+PyObject* item_of(PyObject* sequence, std::size_t index) {
+  const auto k = static_cast<Py_ssize_t>(index);
+  return PyList_Check(sequence) ? PyList_GET_ITEM(sequence, k) : PyTuple_GET_ITEM(sequence, k);
+}
+
 }  // namespace
+
+std::string quote(py::handle value) {
+  try {
+    return py::repr(value);
+  } catch (const py::error_already_set&) {
+    return std::string("an object of type ") + Py_TYPE(value.ptr())->tp_name;
+  }
+}
 
 Tree::Kind Tree::kind_of(py::handle object) {
   if (PyDict_Check(object.ptr())) return Kind::dict;
@@ -51,9 +65,7 @@ Tree::Tree(py::handle root, const char* name) {
       for (const auto& [key, child] : py::reinterpret_borrow<py::dict>(object))
         add_child(borrow(key.ptr()), borrow(child.ptr()));
     } else {
-      const auto sequence = py::reinterpret_steal<py::object>(PySequence_Fast(object.ptr(), ""));
-      for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(sequence.ptr()); ++k)
-        add_child(py::int_(k), borrow(PySequence_Fast_GET_ITEM(sequence.ptr(), k)));
+      for (std::size_t k = 0; k < size_of(object.ptr()); ++k) add_child(py::int_(k), borrow(item_of(object.ptr(), k)));
     }
     nodes_[i].children = nodes_.size() - nodes_[i].first_child;
     const auto [first, is_new] = seen.try_emplace(object.ptr(), i);
@@ -83,17 +95,15 @@ void Tree::flatten(py::handle root, const char* name, std::vector<py::object>& o
     }
     for (std::size_t k = 0; k < node.children; ++k) {
       PyObject* child = nullptr;
-      if (kind == Kind::list) {
-        child = PyList_GET_ITEM(object, static_cast<Py_ssize_t>(k));
-      } else if (kind == Kind::tuple) {
-        child = PyTuple_GET_ITEM(object, static_cast<Py_ssize_t>(k));
-      } else {
+      if (kind == Kind::dict) {
         child = PyDict_GetItemWithError(object, nodes_[node.first_child + k].key.ptr());
         if (!child) {
           if (PyErr_Occurred()) throw py::error_already_set();
           throw py::value_error(node_name(name, node.first_child + k) +
                                 ": expected as in the state, got a dict without it");
         }
+      } else {
+        child = item_of(object, k);
       }
       objects.push_back(borrow(child));
     }
@@ -130,8 +140,7 @@ std::string Tree::node_name(const char* root, std::size_t node) const {
   std::vector<py::handle> path;
   for (; node != 0; node = nodes_[node].parent) path.push_back(nodes_[node].key);
   std::string name = root;
-  for (auto key = path.rbegin(); key != path.rend(); ++key)
-    name.append("[").append(py::repr(*key).cast<std::string>()).append("]");
+  for (auto key = path.rbegin(); key != path.rend(); ++key) name.append("[").append(quote(*key)).append("]");
   return name;
 }
 

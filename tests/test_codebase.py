@@ -47,8 +47,18 @@ def test_calls_go_one_way() -> None:
         "state.hpp": {"buffers.hpp", "hyper.hpp"},
         "docs.hpp": set(),
     }
-    headers = {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.hpp")}
-    assert {name: set(re.findall(r'#include "(.*)"', header)) for name, header in headers.items()} == allowed
+    allowed |= {
+        "kernel.cpp": {"kernel.hpp"},
+        "dispatch.cpp": {"dispatch.hpp"},
+        "cpus.cpp": {"cpus.hpp"},
+        "parallel.cpp": {"parallel.hpp", "cpus.hpp"},
+        "tree.cpp": {"tree.hpp"},
+        "buffers.cpp": {"buffers.hpp"},
+        "state.cpp": {"state.hpp"},
+        "module.cpp": {"cpus.hpp", "dispatch.hpp", "docs.hpp", "parallel.hpp", "state.hpp"},
+    }
+    sources = {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.[ch]pp")}
+    assert {name: set(re.findall(r'#include "(.*)"', source)) for name, source in sources.items()} == allowed
     for name in ("kernel", "dispatch", "cpus", "parallel"):
         for path in (ROOT / "csrc").glob(f"{name}.?pp"):
             assert "pybind11" not in path.read_text()
@@ -78,9 +88,25 @@ def test_the_examples_in_the_readme_run() -> None:
         subprocess.run([sys.executable, "-c", block], check=True)
 
 
-def test_readme_and_ci_agree_on_the_two_commands() -> None:
+def test_the_readme_has_the_two_commands_that_ci_runs() -> None:
     commands = re.findall(r"^    (pip install .*?)(?: +#.*)?$", text("README.md"), re.MULTILINE)[:2]
     assert commands == ["pip install '.[cli]' && python -m rmsprop_fast fit", "pip install '.[test]' && pytest"]
+    for position in (1, 2):  # .ci/run takes them from the README by the same pattern
+        extract = text(".ci/run").split("readme_command() { ")[1].split(" }\n")[0].replace("$1", str(position))
+        shell = subprocess.run(["bash", "-c", extract], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert shell.stdout.strip() == commands[position - 1]
+
+
+def test_the_readme_has_a_table_of_measured_speeds() -> None:
+    section = text("README.md").split("## Speed")[1].split("\n## ")[0]
+    assert section.count("\n| ") >= 7
+    assert "benchmarks/test_targets.py" in section
+
+
+def test_msvc_gets_no_flags_of_other_compilers() -> None:
+    branches = re.findall(r"if\(MSVC\)\n(.*?)else\(\)", text("CMakeLists.txt"), re.DOTALL)
+    assert len(branches) == 3
+    assert not any(re.search(r"\s-\w", branch) for branch in branches)
 
 
 def test_the_version_has_one_source_and_a_change_log() -> None:

@@ -245,3 +245,44 @@ def test_steps_of_many_threads_at_once() -> None:
     for worker in workers:
         worker.join()
     assert together == alone * 4
+
+
+def test_a_daemon_thread_in_a_step_does_not_disturb_the_exit() -> None:
+    code = """
+        import threading, time, numpy, rmsprop_fast as rf
+        p, g = numpy.zeros(10**7, "f"), numpy.ones(10**7, "f")
+        state = rf.init(p)
+        def work():
+            while True:
+                rf.step(p, g, state)
+        threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.2)
+    """
+    for _ in range(3):
+        assert run(code).stderr == ""
+
+
+@linux
+def test_a_fork_during_a_step_leaves_a_state_that_says_so() -> None:
+    code = """
+        import os, threading, time, warnings, numpy, rmsprop_fast as rf
+        warnings.simplefilter("ignore", DeprecationWarning)
+        p, g = numpy.zeros(3 * 10**7, "f"), numpy.ones(3 * 10**7, "f")
+        state = rf.init(p)
+        threading.Thread(target=lambda: [rf.step(p, g, state) for _ in range(3)]).start()
+        while True:
+            try:
+                state.lr = 0.01
+                time.sleep(0.001)
+            except RuntimeError:
+                break
+        child = os.fork()
+        if child == 0:
+            try:
+                rf.step(p, g, state)
+            except RuntimeError as error:
+                os._exit(0 if "was when this process was forked" in str(error) else 2)
+            os._exit(3)
+        assert os.waitpid(child, 0)[1] == 0
+    """
+    run(code)

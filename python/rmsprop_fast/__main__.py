@@ -106,7 +106,9 @@ def _fit(options: argparse.Namespace) -> None:
             data = read_csv(norris, options.target, features)
 
     columns = (TextColumn("RMSprop"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.6g}"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    shown = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal)
+    with shown as progress:
         task = progress.add_task("fit", total=options.epochs, loss=float("nan"))
         try:
             result = fit(
@@ -121,7 +123,6 @@ def _fit(options: argparse.Namespace) -> None:
             )
         except ValueError as error:  # an option that rmsprop_fast.init refuses
             raise InputError(str(error)) from None
-        progress.update(task, total=result.epochs, completed=result.epochs, loss=result.losses[-1])
 
     if options.plot:
         _plot(data, result, options.plot)
@@ -180,12 +181,12 @@ def _plot(data: Data, result: Fit, path: Path) -> None:
         ends = np.array([data.features.min(), data.features.max()])
         axes[1].plot(data.features[:, 0], data.target, "o", markersize=4, label="data")
         axes[1].plot(ends, result.line.intercept + slope * ends, label=f"{result.line.intercept:.6g} + {slope:.6g} x")
-        axes[1].set(xlabel=name, ylabel=data.target_name)
+        axes[1].set(xlabel=name.replace("$", r"\$"), ylabel=data.target_name.replace("$", r"\$"))  # no formulas
         axes[1].legend()
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:  # a folder that is not writeable, a format that is not known
-        raise InputError(f"--plot: {error}") from None
+        raise InputError(f"--plot: {' '.join(str(error).split())}") from None
 
 
 if __name__ == "__main__":

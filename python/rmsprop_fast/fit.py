@@ -182,8 +182,11 @@ def fit(
     _require_independent(features, data.feature_names)
 
     def in_own_units(intercept: float, coefficients: NDArray[np.float64]) -> Line:
-        slopes = coefficients * target_scale / feature_scales
-        constant = target_mean + target_scale * intercept - slopes @ feature_means
+        with np.errstate(all="ignore"):
+            slopes = coefficients * target_scale / feature_scales
+            constant = target_mean + target_scale * intercept - slopes @ feature_means
+        if not np.isfinite([constant, *slopes]).all():
+            raise InputError("data: expected units in which the coefficients are finite numbers, got larger ones")
         return Line(float(constant), dict(zip(data.feature_names, slopes.tolist(), strict=True)))
 
     random = np.random.default_rng(seed)
@@ -260,16 +263,20 @@ def _standardise(column: NDArray[np.float64], name: str) -> tuple[NDArray[np.flo
     with np.errstate(all="ignore"):
         mean = column.mean()
         deviation = column - mean
+        remainder = deviation.mean()  # of columns far from 0, the mean was rounded
+        deviation -= remainder
         largest = np.abs(deviation).max()  # divided out first, or the squares would over- or underflow
         scale = largest * math.sqrt(np.mean((deviation / largest) ** 2))
         standardised = deviation / scale
     if not np.isfinite(standardised).all():
         raise InputError(f"{name}: expected values whose sum is a finite number, got up to {np.abs(column).max():g}")
-    return standardised, float(mean), float(scale)
+    return standardised, float(mean + remainder), float(scale)
 
 
 def _require_independent(features: NDArray[np.float64], names: list[str]) -> None:
-    for index in range(features.shape[1]):
+    if np.linalg.matrix_rank(features) == len(names):
+        return
+    for index in range(len(names)):
         if np.linalg.matrix_rank(features[:, : index + 1]) <= index:
             before = ", ".join(repr(name) for name in names[:index])
             raise InputError(f"feature {names[index]!r}: expected one of its own, got a linear combination of {before}")

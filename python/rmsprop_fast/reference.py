@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmsprop_fast._core import State
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from rmsprop_fast._core import State
 
 __all__ = ["step", "step_size"]
 
@@ -54,7 +54,14 @@ def step_size(state: State) -> Any:
     -------
     array or tree of arrays
         New arrays in the tree, shapes and dtypes of the parameters. Where s and eps are both 0: inf, or NaN if lr is 0.
+
+    Raises
+    ------
+    TypeError
+        For anything but a state.
     """
+    if not isinstance(state, State):
+        raise TypeError(f"state: expected a rmsprop_fast.State, got {type(state).__name__}")
     with np.errstate(all="ignore"):
         return state._map(lambda s, lr: np.asarray(_step_size(s, lr, state.eps)))
 

@@ -138,6 +138,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("get_num_threads", &parallel::threads, docs::get_num_threads);
   m.def("set_num_threads", &set_num_threads, docs::set_num_threads, arg("num_threads"));
   m.def("info", &info, docs::info);
+  m.attr("__version__") = RMSPROP_FAST_VERSION;
 
   // For tests and benchmarks: small work in chunks, other machines' limits.
   m.def("_shares", &parallel::shares);

@@ -94,6 +94,7 @@ def test_default_threads_are_the_least_of_affinity_and_openmp() -> None:
     assert int(run(show, OMP_NUM_THREADS="1").stdout) == 1
     assert int(run(show, OMP_NUM_THREADS="64").stdout) == usable
     assert int(run(pinned).stdout) == 1
+    assert int(run("import rmsprop_fast; " + pinned).stdout) == 1  # nothing was asked when it was imported
     assert int(run(pinned, OMP_NUM_THREADS="64").stdout) == 1
 
 

@@ -12,6 +12,7 @@
 from rmsprop_fast import reference
 from rmsprop_fast._core import (
     State,
+    __version__,
     get_kernel,
     get_num_threads,
     info,
@@ -22,8 +23,6 @@ from rmsprop_fast._core import (
     step,
 )
 from rmsprop_fast.reference import step_size
-
-__version__: str = info()["version"]
 
 __all__ = [
     "State",

@@ -9,6 +9,8 @@ _ArrayTree: TypeAlias = Any
 # A number, or a tree of numbers and arrays.
 _LrTree: TypeAlias = Any
 
+__version__: str
+
 @final
 class State:
     @property

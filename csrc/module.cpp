@@ -119,6 +119,11 @@ PYBIND11_MODULE(_core, m) {
       .def_property("rho", &State::rho, &State::set_rho, docs::State_rho)
       .def_property("eps", &State::eps, &State::set_eps, docs::State_eps)
       .def_property("steps", &State::steps, &State::set_steps, docs::State_steps)
+      .def("__repr__",
+           [](const State& self) {
+             return "State(lr=" + quote(self.lr()) + ", rho=" + quote(py::float_(self.rho())) +
+                    ", eps=" + quote(py::float_(self.eps())) + ", steps=" + std::to_string(self.steps()) + ")";
+           })
       .def("_map", &State::map, docs::State_map, arg("function"));
 
   m.def(

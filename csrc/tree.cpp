@@ -88,8 +88,9 @@ void Tree::flatten(py::handle root, const char* name, std::vector<py::object>& o
     const std::size_t size = size_of(object);
     if (kind != node.kind || size != node.children) {
       const std::string got = kind == Kind::leaf ? Py_TYPE(object)->tp_name : describe(kind, size);
-      const std::string message =
-          node_name(name, i) + ": expected " + describe(node.kind, node.children) + " as in the state, got " + got;
+      const std::string key = kind == Kind::dict && node.kind == Kind::dict ? unmatched_key(node, object) : "";
+      const std::string message = node_name(name, i) + ": expected " + describe(node.kind, node.children) +
+                                  " as in the state, got " + got + key;
       if (kind == node.kind) throw py::value_error(message);
       throw py::type_error(message);
     }
@@ -108,6 +109,19 @@ void Tree::flatten(py::handle root, const char* name, std::vector<py::object>& o
       objects.push_back(borrow(child));
     }
   }
+}
+
+// The first key that one of both lacks.
+std::string Tree::unmatched_key(const Node& node, py::handle dict) const {
+  py::set expected;
+  for (std::size_t k = 0; k < node.children; ++k) {
+    const py::object& key = nodes_[node.first_child + k].key;
+    if (!dict.contains(key)) return " without " + quote(key);
+    expected.add(key);
+  }
+  for (const auto& [key, child] : py::reinterpret_borrow<py::dict>(dict))
+    if (!expected.contains(key)) return " with " + quote(key);
+  return "";
 }
 
 py::object Tree::unflatten(const std::vector<py::object>& leaves) const {

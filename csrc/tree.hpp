@@ -47,6 +47,7 @@ class Tree {
   static Kind kind_of(py::handle object);
   static std::string describe(Kind kind, std::size_t size);
   std::string node_name(const char* root, std::size_t node) const;
+  std::string unmatched_key(const Node& node, py::handle dict) const;
 
   std::vector<Node> nodes_;
   std::vector<std::size_t> leaf_nodes_;

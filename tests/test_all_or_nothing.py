@@ -219,7 +219,7 @@ REFUSALS = {
     "grads: empty tree": (
         set_items(grads={}),
         ValueError,
-        "grads: expected a dict of 2 as in the state, got a dict of 0",
+        "grads: expected a dict of 2 as in the state, got a dict of 0 without 'w'",
     ),
     "grads: other key": (
         lambda call: call.grads.update(v=call.grads.pop("w")),
@@ -229,7 +229,7 @@ REFUSALS = {
     "grads: one key more": (
         set_items(grads_v=np.ones(1)),
         ValueError,
-        "grads: expected a dict of 2 as in the state, got a dict of 3",
+        "grads: expected a dict of 2 as in the state, got a dict of 3 with 'v'",
     ),
     "grads: cyclic": (
         set_items(grads_b_0=CYCLE),
@@ -415,7 +415,7 @@ HYPER_REFUSALS: list[tuple[str, Any, type[Exception], str]] = [
         "lr['w']: expected finite numbers of at least 0, got inf",
     ),
     ("lr", 10**400, ValueError, "lr: expected a finite number of at least 0, got 1000"),
-    ("lr", {"w": 1}, ValueError, "lr: expected a dict of 2 as in the state, got a dict of 1"),
+    ("lr", {"w": 1}, ValueError, "lr: expected a dict of 2 as in the state, got a dict of 1 without 'b'"),
     ("lr", {"w": 1, "b": 1}, TypeError, "lr['b']: expected a list of 2 as in the state, got int"),
     ("lr", {"w": -1, "b": [1, 1]}, ValueError, "lr['w']: expected a finite number of at least 0, got -1"),
     ("lr", {"w": "x", "b": [1, 1]}, TypeError, "lr['w']: expected a finite number of at least 0, got 'x'"),

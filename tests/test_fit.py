@@ -101,6 +101,7 @@ def test_batches_come_near(capsys: pytest.CaptureFixture[str]) -> None:
     result = fit_json(capsys, "--batch-size", 9, "--epochs", 3000)
     assert result["coefficients"]["x"] == pytest.approx(NORRIS["slope"], rel=1e-3)
     assert result["epochs"] == 3000
+    assert result["converged"] is False  # near, but not there
 
 
 def test_target_and_features_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -176,7 +177,11 @@ GOOD = "x,y\n1,2\n2,4\n3,7\n"
         ("x,z,y\n1,2,3\n2,1,3\n", [], "data: expected at least as many rows as columns (3), got 2"),
         ("1,2\n2,4\n3,7\n", [], "data.csv: expected a header row with column names, got the numbers 1, 2"),
         ("x,x,y\n1,2,3\n", [], "data.csv: expected columns of different names, got x, x, y"),
-        ("y\n1\n2\n", [], "data.csv: expected at least one feature column beside the target 'y', got none"),
+        (
+            "y\n1\n2\n",
+            [],
+            "data.csv: expected a feature column beside the target 'y', got none (commas separate columns)",
+        ),
         (GOOD, ["--target", "z"], "data.csv: expected one of the columns x, y, got 'z'"),
         (GOOD, ["--features", "x,w"], "data.csv: expected one of the columns x, y, got 'w'"),
         (GOOD, ["--features", ""], "data.csv: expected one of the columns x, y, got ''"),
@@ -211,9 +216,9 @@ GOOD = "x,y\n1,2\n2,4\n3,7\n"
         (GOOD, ["--lr", "1e6", "--epochs", "3"], "the fit diverged: loss"),
         (GOOD, ["--plot", "no/such/folder/plot.png"], "--plot: expected a file in an existing folder"),
         (GOOD, ["--plot", "plot.nonsense"], "--plot: "),
-        (GOOD, ["--epochs", "0"], "argument --epochs: invalid count of at least 1 value: '0'"),
-        (GOOD, ["--batch-size", "x"], "argument --batch-size: invalid count of at least 1 value: 'x'"),
-        (GOOD, ["--seed", "-1"], "argument --seed: invalid seed of at least 0 value: '-1'"),
+        (GOOD, ["--epochs", "0"], "argument --epochs: expected a whole number of at least 1, got '0'"),
+        (GOOD, ["--batch-size", "x"], "argument --batch-size: expected a whole number of at least 1, got 'x'"),
+        (GOOD, ["--seed", "-1"], "argument --seed: expected a whole number of at least 0, got '-1'"),
         (GOOD, ["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )

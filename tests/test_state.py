@@ -183,6 +183,10 @@ def test_the_state_keeps_no_parameters_alive() -> None:
     assert (sys.getrefcount(p), sys.getrefcount(g)) == before
 
 
+def test_repr() -> None:
+    assert repr(rf.init(np.zeros(3), lr=0.5)) == "State(lr=0.5, rho=0.999, eps=1e-08, steps=0)"
+
+
 def test_info() -> None:
     info = rf.info()
     assert list(info) == ["version", "kernel", "kernels", "threads", "openmp", "compiler"]

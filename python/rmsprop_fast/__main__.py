@@ -13,7 +13,7 @@ import rmsprop_fast
 from rmsprop_fast.fit import Data, Fit, InputError, fit, read_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="rmsprop-fast", description=rmsprop_fast.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"%(prog)s {rmsprop_fast.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("info", help="what this build is and how it runs")
 
@@ -58,28 +59,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--lr", type=float, default=0.01, help="learning rate at the start; it decays (default: %(default)s)")
     add("--rho", type=float, default=0.99, help="decay rate of the mean squared gradient (default: %(default)s)")
     add("--eps", type=float, default=1e-8, help="added to the root of that mean (default: %(default)s)")
-    add("--epochs", type=_count, default=20_000, help="passes over the data, at most (default: %(default)s)")
-    add("--batch-size", type=_count, metavar="ROWS", help="rows a step (default: all)")
-    add("--seed", type=_seed, default=0, help="of the start weights and batches (default: %(default)s)")
+    add("--epochs", type=_at_least(1), default=20_000, help="passes over the data, at most (default: %(default)s)")
+    add("--batch-size", type=_at_least(1), metavar="ROWS", help="rows a step (default: all)")
+    add("--seed", type=_at_least(0), default=0, help="of the start weights and batches (default: %(default)s)")
     add("--plot", type=Path, metavar="FILE.png", help="draw the loss and, with one feature, the data and the line")
     add("--json", action="store_true", help="print the result as JSON instead of a table")
     return parser
 
 
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
+def _at_least(least: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return int(text)
 
-
-def _seed(text: str) -> int:
-    if int(text) < 0:
-        raise ValueError
-    return int(text)
-
-
-_count.__name__ = "count of at least 1"  # how argparse names them in messages
-_seed.__name__ = "seed of at least 0"
+    return convert
 
 
 def _info() -> None:
@@ -163,7 +157,8 @@ def _print_table(data: Data, result: Fit) -> None:
     console.print(f"R2                  {result.r2:.12g}", highlight=False)
     console.print(f"residual std        {std}", highlight=False)
     converged = "converged" if result.converged else "not converged"
-    console.print(f"{converged} after {result.epochs} epochs in {result.seconds:.2f} s", highlight=False)
+    advice = "" if result.converged else "; more --epochs, or no --batch-size, come nearer"
+    console.print(f"{converged} after {result.epochs} epochs in {result.seconds:.2f} s{advice}", highlight=False)
 
 
 def _plot(data: Data, result: Fit, path: Path) -> None:

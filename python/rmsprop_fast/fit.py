@@ -24,7 +24,7 @@ FINAL_LEARNING_RATE = 1e-8
 
 # Largest component of the loss's gradient, in standardised units (both columns and target of unit variance): below the
 # first the fit counts as converged, below the second nothing more is to be gained and it stops early.
-CONVERGED = 1e-6
+CONVERGED = 1e-9
 FINISHED = 1e-13
 
 # Standard deviation of the start weights, in standardised units.
@@ -117,7 +117,9 @@ def read_csv(path: Path, target: str | None = None, features: Sequence[str] | No
     if len(set(features)) < len(features):
         raise InputError(f"--features: expected each column once, got {', '.join(features)}")
     if not features:
-        raise InputError(f"{path}: expected at least one feature column beside the target {target!r}, got none")
+        raise InputError(
+            f"{path}: expected a feature column beside the target {target!r}, got none (commas separate columns)"
+        )
 
     columns = [names.index(name) for name in (target, *features)]
     values = np.empty((len(rows) - 1, len(columns)))

@@ -11,7 +11,8 @@
 namespace rmsprop_fast {
 namespace {
 
-enum class Access { read, write };
+// What an array is to a step.
+enum class Role { params, grads, kept };
 
 // A leaf's name, made only when a message needs it.
 struct Name {
@@ -24,10 +25,14 @@ struct Name {
 
 const py::detail::PyArray_Proxy& array_of(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
 
-const char* element_name(Element element) { return element == Element::float32 ? "float32" : "float64"; }
+constexpr const char* element_names[] = {"float32", "float64", "float16", "bfloat16"};
+const char* element_name(Element element) { return element_names[static_cast<int>(element)]; }
 
 // Which is also its alignment.
-std::size_t element_size(Element element) { return element == Element::float32 ? sizeof(float) : sizeof(double); }
+std::size_t element_size(Element element) {
+  constexpr std::size_t sizes[] = {4, 8, 2, 2};
+  return sizes[static_cast<int>(element)];
+}
 
 std::string text(py::handle object) { return py::str(object); }
 
@@ -45,20 +50,43 @@ void require_array(py::handle object, const Name& name) {
     throw py::type_error(name() + ": expected a NumPy array without a mask, got " + Py_TYPE(object.ptr())->tp_name);
 }
 
-bool has_element(py::handle array, Element element) {
-  const auto* descriptor = py::detail::array_descriptor_proxy(array_of(array).descr);
-  using Constants = py::detail::npy_api::constants;
-  const int number = element == Element::float32 ? Constants::NPY_FLOAT_ : Constants::NPY_DOUBLE_;
-  constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
-  return descriptor->type_num == number && (descriptor->byteorder == '=' || descriptor->byteorder == native);
+// NumPy's numbers of our element types. bfloat16 is of ml_dtypes; while nobody has imported that, there are none.
+constexpr int half = 23;  // NPY_HALF, which pybind11 does not name
+int type_numbers[] = {py::detail::npy_api::NPY_FLOAT_, py::detail::npy_api::NPY_DOUBLE_, half, -1};
+
+void find_bfloat16() {
+  int& number = type_numbers[static_cast<int>(Element::bfloat16)];
+  if (number >= 0) return;
+  const auto name = py::str("ml_dtypes");
+  if (const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name.ptr())))
+    number = py::dtype::from_args(module.attr("bfloat16")).num();
 }
 
-void require_memory(py::handle array, const Layout& layout, Access access, const Name& name) {
+// In native byte order, too.
+bool has_element(py::handle array, Element element) {
+  constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
+  const auto* descriptor = py::detail::array_descriptor_proxy(array_of(array).descr);
+  return descriptor->type_num == type_numbers[static_cast<int>(element)] &&
+         (descriptor->byteorder == '=' || descriptor->byteorder == native);
+}
+
+// The type that an array must have in that role: gradients of float32 parameters may also be halves.
+Element required_element(py::handle array, Element params, Role role) {
+  if (role == Role::kept) return compute_type(params);
+  if (role == Role::grads && params == Element::float32 && !has_element(array, params)) {
+    find_bfloat16();
+    for (const Element half : {Element::float16, Element::bfloat16})
+      if (has_element(array, half)) return half;
+  }
+  return params;
+}
+
+void require_memory(py::handle array, Element element, Role role, const Name& name) {
   const auto& proxy = array_of(array);
-  if (access == Access::write && !(proxy.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
+  if (role != Role::grads && !(proxy.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
     throw py::value_error(name() + ": expected a writeable array, got a read-only one");
-  const std::size_t alignment = element_size(layout.element);
-  if (reinterpret_cast<std::uintptr_t>(proxy.data) % alignment != 0)
+  const std::size_t alignment = element_size(element);
+  if (reinterpret_cast<std::uintptr_t>(proxy.data) & (alignment - 1))
     throw py::value_error(name() + ": expected memory aligned to " + std::to_string(alignment) +
                           " bytes, got address " + std::to_string(reinterpret_cast<std::uintptr_t>(proxy.data)));
 }
@@ -69,7 +97,7 @@ bool is_dense(const Layout& layout) {
   std::iota(axes.begin(), axes.end(), std::size_t{0});
   std::erase_if(axes, [&](std::size_t axis) { return layout.shape[axis] == 1; });
   std::sort(axes.begin(), axes.end(), [&](auto a, auto b) { return layout.strides[a] < layout.strides[b]; });
-  auto expected = static_cast<py::ssize_t>(element_size(layout.element));
+  py::ssize_t expected = 1;
   for (const std::size_t axis : axes) {
     if (layout.strides[axis] != expected) return false;
     expected *= layout.shape[axis];
@@ -79,47 +107,61 @@ bool is_dense(const Layout& layout) {
 
 Layout learn(py::handle array, const Name& name) {
   require_array(array, name);
-  if (!has_element(array, Element::float32) && !has_element(array, Element::float64))
-    throw py::type_error(name() + ": expected float32 or float64 in native byte order, got " + describe(array));
+  find_bfloat16();
+  constexpr Element elements[] = {Element::float32, Element::float64, Element::float16, Element::bfloat16};
+  const Element* const element =
+      std::find_if(std::begin(elements), std::end(elements), [&](Element e) { return has_element(array, e); });
+  if (element == std::end(elements))
+    throw py::type_error(name() + ": expected float32, float64, float16 or bfloat16 in native byte order, got " +
+                         describe(array));
   const auto& proxy = array_of(array);
-  Layout layout{has_element(array, Element::float32) ? Element::float32 : Element::float64,
-                {proxy.dimensions, proxy.dimensions + proxy.nd},
-                {proxy.strides, proxy.strides + proxy.nd},
-                1};
+  Layout layout{*element, {proxy.dimensions, proxy.dimensions + proxy.nd}, {}, 1};
   for (const py::ssize_t length : layout.shape) layout.size *= static_cast<std::size_t>(length);
-  if (layout.size > 0 && !is_dense(layout))
+  bool whole_elements = true;
+  const auto bytes = static_cast<py::ssize_t>(element_size(*element));
+  for (std::size_t axis = 0; axis < layout.shape.size(); ++axis) {
+    layout.strides.push_back(proxy.strides[axis] / bytes);
+    whole_elements &= layout.shape[axis] == 1 || proxy.strides[axis] % bytes == 0;
+  }
+  if (layout.size > 0 && !(whole_elements && is_dense(layout)))
     throw py::value_error(name() + ": expected dense memory, got " + describe(array) + " with strides " +
                           text(array.attr("strides")));
-  require_memory(array, layout, Access::write, name);
+  require_memory(array, *element, Role::params, name);
   return layout;
 }
 
-// A view, so that nobody can resize it, of memory that the system clears when it is first touched.
-py::object zeros(const Layout& layout) {
-  const auto numpy = py::module_::import("numpy");
-  const auto memory = numpy.attr("zeros")(layout.size, element_name(layout.element));
-  return numpy.attr("ndarray")(py::tuple(py::cast(layout.shape)), memory.attr("dtype"), memory, 0,
-                               py::tuple(py::cast(layout.strides)));
+std::vector<py::ssize_t> in_bytes(const std::vector<py::ssize_t>& strides, Element element) {
+  std::vector<py::ssize_t> bytes = strides;
+  for (py::ssize_t& stride : bytes) stride *= static_cast<py::ssize_t>(element_size(element));
+  return bytes;
 }
 
-// The address of an array that has this layout. Strides of axes of length 1 do not count, nor any of an empty array.
-char* address(py::handle array, const Layout& layout, Access access, const Name& name) {
+struct Memory {
+  char* address;
+  Element element;
+};
+
+// The memory of an array that has this layout and is fit for the role. Strides of axes of length 1 do not count, nor
+// any of an empty array.
+Memory memory_of(py::handle array, const Layout& layout, Role role, const Name& name) {
   require_array(array, name);
   const auto& proxy = array_of(array);
-  const bool right_element = has_element(array, layout.element);
+  const Element element = required_element(array, layout.element, role);
+  const bool right_element = has_element(array, element);
   if (!right_element ||
       !std::equal(proxy.dimensions, proxy.dimensions + proxy.nd, layout.shape.begin(), layout.shape.end())) {
-    const std::string message = name() + ": expected " + element_name(layout.element) + " of shape " +
+    const std::string message = name() + ": expected " + element_name(element) + " of shape " +
                                 tuple_text(layout.shape) + ", got " + describe(array);
     if (right_element) throw py::value_error(message);
     throw py::type_error(message);
   }
+  const auto bytes = static_cast<py::ssize_t>(element_size(element));
   for (std::size_t axis = 0; layout.size > 0 && axis < layout.shape.size(); ++axis)
-    if (layout.shape[axis] > 1 && proxy.strides[axis] != layout.strides[axis])
-      throw py::value_error(name() + ": expected strides " + tuple_text(layout.strides) + " as in the state, got " +
-                            text(array.attr("strides")));
-  require_memory(array, layout, access, name);
-  return proxy.data;
+    if (layout.shape[axis] > 1 && proxy.strides[axis] != layout.strides[axis] * bytes)
+      throw py::value_error(name() + ": expected strides " + tuple_text(in_bytes(layout.strides, element)) +
+                            " as in the state, got " + text(array.attr("strides")));
+  require_memory(array, element, role, name);
+  return {proxy.data, element};
 }
 
 }  // namespace
@@ -135,16 +177,40 @@ bool has_real_numbers(py::handle array) {
   return std::string("fiu").find(text(array.attr("dtype").attr("kind"))) != std::string::npos;
 }
 
+Element compute_type(Element element) { return element == Element::float64 ? Element::float64 : Element::float32; }
+
 Buffers::Buffers(py::handle params) : tree_(params, "params") {
   const Held held(&objects_);
   tree_.flatten(params, "params", objects_);
   for (std::size_t i = 0; i < tree_.leaf_nodes().size(); ++i) {
-    const std::size_t node = tree_.leaf_nodes()[i];
-    layouts_.push_back(learn(objects_[node], {tree_, "params", i}));
-    s_.push_back(zeros(layouts_[i]));
+    layouts_.push_back(learn(objects_[tree_.leaf_nodes()[i]], {tree_, "params", i}));
     leaves_.push_back({.size = layouts_[i].size, .element = layouts_[i].element});
     elements_ += layouts_[i].size;
   }
+}
+
+void Buffers::keep(void* Leaf::* member, const char* name, double initial) {
+  Kept kept{member, name, {}};
+  for (std::size_t i = 0; i < leaves_.size(); ++i) {
+    kept.arrays.push_back(zeros(i));
+    if (initial != 0) kept.arrays[i].attr("fill")(initial);
+  }
+  kept_.push_back(std::move(kept));
+}
+
+// A view, so that nobody can resize it, of memory that the system clears when it is first touched.
+py::object Buffers::zeros(std::size_t leaf) const {
+  const Layout& layout = layouts_[leaf];
+  const Element element = compute_type(layout.element);
+  const auto numpy = py::module_::import("numpy");
+  const auto memory = numpy.attr("zeros")(layout.size, element_name(element));
+  return numpy.attr("ndarray")(py::tuple(py::cast(layout.shape)), memory.attr("dtype"), memory, 0,
+                               py::tuple(py::cast(in_bytes(layout.strides, element))));
+}
+
+const std::vector<py::object>* Buffers::kept(void* Leaf::* member) const {
+  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) { return kept.member == member; });
+  return found == kept_.end() ? nullptr : &found->arrays;
 }
 
 py::array Buffers::copy(py::handle array, std::size_t leaf, const char* root) const {
@@ -156,7 +222,7 @@ py::array Buffers::copy(py::handle array, std::size_t leaf, const char* root) co
       !has_real_numbers(array))
     throw py::value_error(name() + ": expected a number or real numbers of shape " + tuple_text(layout.shape) +
                           ", got " + describe(array));
-  py::array copy = zeros(layout);
+  py::array copy = zeros(leaf);
   const auto numpy = py::module_::import("numpy");
   const auto quietly = numpy.attr("errstate")(py::arg("all") = "ignore");  // State checks what came out
   quietly(numpy.attr("copyto"))(copy, array, "same_kind");
@@ -166,8 +232,8 @@ py::array Buffers::copy(py::handle array, std::size_t leaf, const char* root) co
 }
 
 Element Buffers::narrowest() const {
-  const auto is_float32 = [](const Layout& layout) { return layout.element == Element::float32; };
-  return std::any_of(layouts_.begin(), layouts_.end(), is_float32) ? Element::float32 : Element::float64;
+  const auto is_float64 = [](const Layout& layout) { return layout.element == Element::float64; };
+  return std::all_of(layouts_.begin(), layouts_.end(), is_float64) ? Element::float64 : Element::float32;
 }
 
 Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
@@ -177,13 +243,17 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
   tree_.flatten(grads, "grads", objects_);
 
   bool same = std::exchange(disjoint_, false);
-  const auto update = [&same](auto& address, auto* now) { same &= std::exchange(address, now) == now; };
+  const auto update = [&same](auto& place, auto now) { same &= std::exchange(place, now) == now; };
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     const std::size_t node = tree_.leaf_nodes()[i];
+    const Layout& layout = layouts_[i];
     Leaf& leaf = leaves_[i];
-    update(leaf.p, address(objects_[node], layouts_[i], Access::write, {tree_, "params", i}));
-    update(leaf.g, address(objects_[tree_.size() + node], layouts_[i], Access::read, {tree_, "grads", i}));
-    update(leaf.s, address(s_[i], layouts_[i], Access::write, {tree_, "state.s", i}));
+    update(leaf.p, memory_of(objects_[node], layout, Role::params, {tree_, "params", i}).address);
+    const Memory grads = memory_of(objects_[tree_.size() + node], layout, Role::grads, {tree_, "grads", i});
+    update(leaf.g, grads.address);
+    update(leaf.grad_element, grads.element);
+    for (const Kept& kept : kept_)
+      update(leaf.*kept.member, memory_of(kept.arrays[i], layout, Role::kept, {tree_, kept.name, i}).address);
   }
   if (!same) check_overlaps();
   disjoint_ = true;
@@ -193,21 +263,21 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
 void Buffers::check_overlaps() const {
   struct Span {
     std::uintptr_t begin, end;
-    Access access;
+    bool written;
     const char* root;
     std::size_t leaf;
   };
   std::vector<Span> spans;
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
-    const std::size_t bytes = layouts_[i].size * element_size(layouts_[i].element);
-    if (bytes == 0) continue;
-    const auto add = [&](const void* address, Access access, const char* root) {
+    const Leaf& leaf = leaves_[i];
+    if (leaf.size == 0) continue;
+    const auto add = [&](const void* address, Element element, bool written, const char* root) {
       const auto begin = reinterpret_cast<std::uintptr_t>(address);
-      spans.push_back({begin, begin + bytes, access, root, i});
+      spans.push_back({begin, begin + leaf.size * element_size(element), written, root, i});
     };
-    add(leaves_[i].p, Access::write, "params");
-    add(leaves_[i].g, Access::read, "grads");
-    add(leaves_[i].s, Access::write, "state.s");
+    add(leaf.p, leaf.element, true, "params");
+    add(leaf.g, leaf.grad_element, false, "grads");
+    for (const Kept& kept : kept_) add(leaf.*kept.member, compute_type(leaf.element), true, kept.name);
   }
   std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
 
@@ -215,12 +285,12 @@ void Buffers::check_overlaps() const {
   const Span* written = nullptr;
   const Span* any = nullptr;
   for (const Span& span : spans) {
-    const Span* before = span.access == Access::write ? any : written;
+    const Span* before = span.written ? any : written;
     if (before && before->end > span.begin)
       throw py::value_error(tree_.leaf_name(before->root, before->leaf) + ": overlaps the memory of " +
                             tree_.leaf_name(span.root, span.leaf) + ", expected arrays apart from each other");
     if (!any || span.end > any->end) any = &span;
-    if (span.access == Access::write && (!written || span.end > written->end)) written = &span;
+    if (span.written && (!written || span.end > written->end)) written = &span;
   }
 }
 

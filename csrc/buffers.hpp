@@ -14,13 +14,16 @@
 
 namespace rmsprop_fast {
 
-// How a leaf lies in memory. Sizes in elements, strides in bytes.
+// How a leaf lies in memory. Sizes and strides in elements, as the arrays of a leaf differ in type.
 struct Layout {
-  Element element;
+  Element element;  // of the parameters
   std::vector<py::ssize_t> shape;
   std::vector<py::ssize_t> strides;
   std::size_t size;
 };
+
+// What parameters are computed in, and what is kept between steps for them.
+Element compute_type(Element element);
 
 // A masked array, whose mask we would ignore?
 bool is_masked(py::handle array);
@@ -30,8 +33,14 @@ bool has_real_numbers(py::handle array);
 
 class Buffers {
  public:
-  // Learns tree and layouts of `params`, and makes an array of zeros in the layout of each leaf, for s.
+  // Learns tree and layouts of `params`.
   explicit Buffers(py::handle params);
+
+  // Makes, for that member of each leaf, arrays that are kept between steps; `name` is for messages.
+  void keep(void* Leaf::* member, const char* name, double initial);
+
+  // The arrays that are kept for that member, or null.
+  const std::vector<py::object>* kept(void* Leaf::* member) const;
 
   // Keeps the arrays of a call alive: another thread may take them out of their containers.
   struct Release {
@@ -46,19 +55,28 @@ class Buffers {
   std::vector<Leaf>& leaves() { return leaves_; }
   std::size_t elements() const { return elements_; }
 
-  // A read-only copy of an array of real numbers, in the type and layout of that leaf.
+  // A read-only copy of an array of real numbers, in the compute type and layout of that leaf.
   py::array copy(py::handle array, std::size_t leaf, const char* root) const;
 
-  // The element type in which numbers overflow first.
+  // An array of zeros in the compute type and layout of that leaf.
+  py::object zeros(std::size_t leaf) const;
+
+  // The compute type in which numbers overflow first.
   Element narrowest() const;
 
   const Tree& tree() const { return tree_; }
-  const std::vector<py::object>& s() const { return s_; }
 
  private:
   Tree tree_;
   std::vector<Layout> layouts_;
-  std::vector<py::object> s_;
+
+  struct Kept {
+    void* Leaf::* member;
+    const char* name;
+    std::vector<py::object> arrays;
+  };
+  std::vector<Kept> kept_;
+
   std::vector<Leaf> leaves_;
   std::size_t elements_ = 0;
   std::vector<py::object> objects_;  // of the call that is running; a member to spare each call the allocation

@@ -1,11 +1,38 @@
 // The hyper-parameters of a step, plain data. `lr` is not here: it may differ from leaf to leaf, see kernel.hpp.
 #pragma once
 
+#include <math.h>
+
 namespace rmsprop_fast {
 
+constexpr double no_limit = HUGE_VAL;
+
+// The names and defaults are those of Python; docs.hpp explains them.
 struct Hyper {
-  double rho;
-  double eps;
+  double rho = 0.999;
+  double eps = 1e-8;
+  double momentum = 0;
+  bool nesterov = false;
+  bool lr_in_momentum = false;
+  bool centered = false;
+  bool eps_inside_sqrt = false;
+  double initial_s = 0;
+  bool bias_correction = false;
+  double weight_decay = 0;
+  bool decoupled = false;
+  bool maximize = false;
+  double grad_scale = 1;
+  double clip_value = no_limit;
+  double clip_norm = no_limit;
+  double clip_global_norm = no_limit;
+  bool skip_nonfinite = false;
+
+  // What follows from these; see prepare() in gradient.hpp.
+  int variant = 0;              // of the kernels, as far as all leaves have it in common
+  bool needs_gradient = false;  // must a step look at the whole gradient before it changes anything?
+  double unclipped_multiplier = 1;
+
+  double rho_t = rho;  // what stands for rho in the step to come: see bias_correction
 };
 
 }  // namespace rmsprop_fast

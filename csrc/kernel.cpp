@@ -1,12 +1,13 @@
 // The update: the only arithmetic of the package, written once.
 //
-// CMake compiles this file once per instruction set (RMSPROP_FAST_ISA names it), and the compiler vectorises the loop.
-// Every operation is rounded once, in the element's type, in the order of rmsprop_fast.reference: CMakeLists.txt turns
+// CMake compiles this file once per instruction set (RMSPROP_FAST_ISA names it), and the compiler vectorises the loops.
+// Every operation is rounded once, in the compute type, in the order of rmsprop_fast.reference: CMakeLists.txt turns
 // contraction (FMA) off. Everything but the table is local to the file, and the C++ standard library stays out.
 #include "kernel.hpp"
 
 #include <float.h>
 #include <math.h>
+#include <stdint.h>
 
 static_assert(FLT_EVAL_METHOD == 0, "each operation must be rounded to its own type");
 
@@ -17,20 +18,85 @@ static_assert(FLT_EVAL_METHOD == 0, "each operation must be rounded to its own t
 namespace rmsprop_fast::RMSPROP_FAST_ISA {
 namespace {
 
+// Half-precision numbers as they are stored; they are computed with as float32. Arithmetic on their bits vectorises
+// everywhere, where GCC 12 converts _Float16 one by one.
+struct Float16 {
+  uint16_t bits;
+};
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+inline uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
+inline float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+
+inline float load(float x) { return x; }
+inline double load(double x) { return x; }
+inline float load(Bfloat16 x) { return float_of(uint32_t{x.bits} << 16); }
+inline float load(Float16 x) {
+  constexpr uint32_t rebias = (127 - 15) << 23;  // from the exponent of float16 to that of float32
+  const uint32_t magnitude = (x.bits & 0x7fffu) << 13;
+  const uint32_t normal = magnitude + rebias;
+  const uint32_t infinite_or_nan = normal + rebias;
+  const uint32_t subnormal = bits_of(float_of(normal + (1u << 23)) - float_of(rebias + (1u << 23)));
+  const uint32_t bits = magnitude < 0x400u << 13 ? subnormal : magnitude < 0x7c00u << 13 ? normal : infinite_or_nan;
+  return float_of(bits | (x.bits & 0x8000u) << 16);
+}
+
+// To the nearest, and of two the even one.
+inline void store(float& to, float x) { to = x; }
+inline void store(double& to, double x) { to = x; }
+inline void store(Bfloat16& to, float x) {
+  const uint32_t bits = bits_of(x);
+  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+inline void store(Float16& to, float x) {
+  constexpr uint32_t rebias = (127 - 15) << 23;
+  constexpr uint32_t least_normal = (127 - 14) << 23;
+  constexpr uint32_t too_large = (127 + 16) << 23;
+  const uint32_t bits = bits_of(x);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t rounded = (magnitude + 0xfffu + (magnitude >> 13 & 1u));
+  const uint32_t normal = (rounded - rebias) >> 13;
+  const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);  // the sum rounds to 2**-24
+  const uint32_t half = magnitude > 0x7f800000u    ? 0x7e00u
+                        : rounded >= too_large     ? 0x7c00u
+                        : magnitude < least_normal ? subnormal
+                                                   : normal;
+  to.bits = static_cast<uint16_t>(half | (bits >> 16 & 0x8000u));
+}
+
+template <class Stored>
+using Compute = decltype(load(Stored{}));
+
 inline float square_root(float x) { return sqrtf(x); }
 inline double square_root(double x) { return sqrt(x); }
 
-template <class Real, class LearningRate>
-void update(Real* __restrict params, const Real* __restrict grads, Real* __restrict means, LearningRate lr, Real rho,
-            Real one_minus_rho, Real eps, std::size_t size) {
-  for (std::size_t i = 0; i < size; ++i) {
-    const Real g = grads[i];
-    const Real s = rho * means[i] + one_minus_rho * (g * g);
-    const Real step_size = lr[i] / (square_root(s) + eps);
-    params[i] = params[i] - step_size * g;
-    means[i] = s;
-  }
-}
+// Without their sign, numbers are in the order of their bits as integers, NaN last; integers vectorise here.
+inline int32_t magnitude(float x) { return __builtin_bit_cast(int32_t, x) & INT32_MAX; }
+inline int64_t magnitude(double x) { return __builtin_bit_cast(int64_t, x) & INT64_MAX; }
+
+// The hyper-parameters of a step: computed in double and rounded once, here.
+template <class Real>
+struct Rounded {
+  Rounded(const Hyper& hyper, double multiplier_)
+      : multiplier(static_cast<Real>(multiplier_)),
+        clip_value(static_cast<Real>(hyper.clip_value)),
+        weight_decay(static_cast<Real>(hyper.weight_decay)),
+        rho(static_cast<Real>(hyper.rho_t)),
+        one_minus_rho(static_cast<Real>(1 - hyper.rho_t)),
+        rho_one_minus_rho(static_cast<Real>(hyper.rho_t * (1 - hyper.rho_t))),
+        eps(static_cast<Real>(hyper.eps)),
+        eps_inside(hyper.eps_inside_sqrt ? eps : 0),
+        eps_outside(hyper.eps_inside_sqrt ? 0 : eps),
+        momentum(static_cast<Real>(hyper.momentum)) {}
+
+  Real multiplier, clip_value, weight_decay;
+  Real rho, one_minus_rho, rho_one_minus_rho;
+  Real eps, eps_inside, eps_outside;
+  Real momentum;
+};
 
 // One number for every element.
 template <class Real>
@@ -39,30 +105,163 @@ struct Everywhere {
   Real operator[](std::size_t) const { return number; }
 };
 
-// Hyper-parameters are computed in double and rounded once, here.
-template <class Real, bool lr_per_element>
-void update_leaf(const Leaf& leaf, const Hyper& hyper, std::size_t begin, std::size_t end) {
-  Real* p = static_cast<Real*>(leaf.p) + begin;
-  const Real* g = static_cast<const Real*>(leaf.g) + begin;
-  Real* s = static_cast<Real*>(leaf.s) + begin;
-  const Real rho = static_cast<Real>(hyper.rho);
-  const Real one_minus_rho = static_cast<Real>(1 - hyper.rho);
-  const Real eps = static_cast<Real>(hyper.eps);
-  if constexpr (lr_per_element) {
-    const Real* __restrict lr = static_cast<const Real*>(leaf.lr) + begin;
-    update(p, g, s, lr, rho, one_minus_rho, eps, end - begin);
-  } else {
-    const Everywhere<Real> lr{static_cast<Real>(leaf.lr_number)};
-    update(p, g, s, lr, rho, one_minus_rho, eps, end - begin);
+// The numbers of an array, or 1 instead: chosen by bits, as GCC 12 does not vectorise a choice that never changes.
+template <class Real>
+struct ArrayOrOne {
+  using Bits = decltype(magnitude(Real{}));
+  ArrayOrOne(const Real* array_, bool is_array)
+      : array(array_), kept(is_array ? ~Bits{0} : 0), added(is_array ? 0 : magnitude(Real{1})) {}
+  Real operator[](std::size_t i) const {
+    return __builtin_bit_cast(Real, (__builtin_bit_cast(Bits, array[i]) & kept) | added);
   }
+  const Real* array;
+  Bits kept, added;
+};
+
+// lr is inside the momentum buffer or outside; where it is not, there is 1.
+template <int with, class Param, class Grad, class Real, class Lr, class LrInside, class LrOutside>
+void update(Param* __restrict params, const Grad* __restrict grads, Real* __restrict means, Real* __restrict grad_means,
+            Real* __restrict buffers, Lr lr, LrInside lr_inside, LrOutside lr_outside, const Rounded<Real> h,
+            std::size_t size) {
+  for (std::size_t i = 0; i < size; ++i) {
+    Real p = load(params[i]);
+    Real g = load(grads[i]);
+    Real s = means[i];
+    [[maybe_unused]] Real m = 0, b = 0;
+    if constexpr (with & variant::centered) m = grad_means[i];
+    if constexpr (with & variant::momentum) b = buffers[i];
+
+    if constexpr (with & variant::options) {
+      g = h.multiplier * g;
+      g = g > h.clip_value ? h.clip_value : g < -h.clip_value ? -h.clip_value : g;
+    }
+    if constexpr (with & variant::l2) g = g + h.weight_decay * p;
+    if constexpr (with & variant::decoupled) p = p - lr[i] * h.weight_decay * p;
+
+    if constexpr (with & variant::centered) {
+      s = h.rho * s + h.rho_one_minus_rho * ((g - m) * (g - m));
+      m = h.rho * m + h.one_minus_rho * g;
+    } else {
+      s = h.rho * s + h.one_minus_rho * (g * g);
+    }
+
+    Real step_size;
+    if constexpr (with & variant::options) {
+      step_size = lr_inside[i] / (square_root(s + h.eps_inside) + h.eps_outside);
+    } else {
+      step_size = lr_inside[i] / (square_root(s) + h.eps);
+    }
+
+    if constexpr (with & variant::momentum) {
+      b = h.momentum * b + step_size * g;
+      p = p - lr_outside[i] * (with & variant::nesterov ? step_size * g + h.momentum * b : b);
+    } else {
+      p = p - step_size * g;
+    }
+
+    store(params[i], p);
+    means[i] = s;
+    if constexpr (with & variant::centered) grad_means[i] = m;
+    if constexpr (with & variant::momentum) buffers[i] = b;
+  }
+}
+
+template <class Param, class Grad, int with>
+void update_leaf(const Leaf& leaf, const Hyper& hyper, double multiplier, std::size_t begin, std::size_t end) {
+  using Real = Compute<Param>;
+  const auto at = [begin](auto* array) { return array ? array + begin : nullptr; };
+  Param* p = at(static_cast<Param*>(leaf.p));
+  const Grad* g = at(static_cast<const Grad*>(leaf.g));
+  Real* s = at(static_cast<Real*>(leaf.s));
+  Real* m = at(static_cast<Real*>(leaf.m));
+  Real* b = at(static_cast<Real*>(leaf.b));
+  const Rounded<Real> rounded(hyper, multiplier);
+  const auto run = [&](auto lr, auto lr_inside, auto lr_outside) {
+    update<with>(p, g, s, m, b, lr, lr_inside, lr_outside, rounded, end - begin);
+  };
+  const bool inside = !(with & variant::momentum) || hyper.lr_in_momentum;
+  if constexpr (with & variant::lr_per_element) {
+    const Real* lr = at(static_cast<const Real*>(leaf.lr));
+    run(lr, ArrayOrOne<Real>(lr, inside), ArrayOrOne<Real>(lr, !inside));
+  } else {
+    const Everywhere<Real> lr{static_cast<Real>(leaf.lr_number)}, one{1};
+    run(lr, inside ? lr : one, inside ? one : lr);
+  }
+}
+
+// Sums of squares in double: element i belongs to lane i % 16, and lanes are added in halves.
+constexpr std::size_t lanes = 16;
+
+template <class Stored>
+void add_rows(double* __restrict sums, const Stored* __restrict rows, std::size_t size) {
+  for (std::size_t i = 0; i < size; i += lanes) {
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+      const double g = load(rows[i + lane]);
+      sums[lane] += g * g;
+    }
+  }
+}
+
+template <class Stored>
+double sum_of_squares(const Leaf& leaf, std::size_t begin, std::size_t end) {
+  const Stored* g = static_cast<const Stored*>(leaf.g) + begin;
+  const std::size_t size = end - begin;
+  const std::size_t whole = size / lanes * lanes;
+  Stored rest[lanes] = {};
+  for (std::size_t i = whole; i < size; ++i) rest[i - whole] = g[i];
+
+  double sums[lanes] = {};
+  add_rows(sums, g, whole);
+  add_rows(sums, rest, lanes);
+  for (std::size_t half = lanes / 2; half > 0; half /= 2)
+    for (std::size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+  return sums[0];
+}
+
+template <class Stored>
+double largest(const Leaf& leaf, std::size_t begin, std::size_t end) {
+  using Real = Compute<Stored>;
+  const Stored* g = static_cast<const Stored*>(leaf.g);
+  auto most = magnitude(Real{0});
+  for (std::size_t i = begin; i < end; ++i) {
+    const auto bits = magnitude(load(g[i]));
+    most = bits > most ? bits : most;
+  }
+  return static_cast<double>(__builtin_bit_cast(Real, most));
+}
+
+// The kernels of parameters and gradients of these types.
+template <class Param, class Grad, int with = 0>
+constexpr void fill(Kernel* row) {
+  if constexpr (variant::exists(with)) row[with] = update_leaf<Param, Grad, with>;
+  if constexpr (with + 1 < variant::count) fill<Param, Grad, with + 1>(row);
+}
+
+template <class Grad>
+constexpr void reduce(KernelTable& table, int element) {
+  table.sum_of_squares[element] = sum_of_squares<Grad>;
+  table.largest[element] = largest<Grad>;
+}
+
+constexpr KernelTable make_table() {
+  KernelTable table{.name = RMSPROP_FAST_ISA_NAME, .update = {}, .sum_of_squares = {}, .largest = {}};
+  constexpr int f32 = static_cast<int>(Element::float32), f64 = static_cast<int>(Element::float64);
+  constexpr int f16 = static_cast<int>(Element::float16), bf16 = static_cast<int>(Element::bfloat16);
+  fill<float, float>(table.update[f32][f32]);
+  fill<float, Float16>(table.update[f32][f16]);
+  fill<float, Bfloat16>(table.update[f32][bf16]);
+  fill<double, double>(table.update[f64][f64]);
+  fill<Float16, Float16>(table.update[f16][f16]);
+  fill<Bfloat16, Bfloat16>(table.update[bf16][bf16]);
+  reduce<float>(table, f32);
+  reduce<double>(table, f64);
+  reduce<Float16>(table, f16);
+  reduce<Bfloat16>(table, bf16);
+  return table;
 }
 
 }  // namespace
 
-const KernelTable kernels = {RMSPROP_FAST_ISA_NAME,
-                             {
-                                 {update_leaf<float, false>, update_leaf<float, true>},
-                                 {update_leaf<double, false>, update_leaf<double, true>},
-                             }};
+constexpr KernelTable kernels = make_table();
 
 }  // namespace rmsprop_fast::RMSPROP_FAST_ISA

@@ -35,19 +35,20 @@ void take_interpreter_lock(PyThreadState* thread) {
 
 void step(py::handle params, py::handle grads, py::handle state_object) {
   static const py::detail::type_info* const type = py::detail::get_type_info(typeid(State));  // found once
-  py::detail::type_caster_generic caster(type);
-  if (!caster.load(state_object, false))
+  if (Py_TYPE(state_object.ptr()) != type->type)                                              // which is final
     throw py::type_error(std::string("state: expected a rmsprop_fast.State, got ") +
                          Py_TYPE(state_object.ptr())->tp_name);
-  auto& state = *static_cast<State*>(caster.value);
+  auto* const instance = reinterpret_cast<py::detail::instance*>(state_object.ptr());
+  auto& state = *static_cast<State*>(instance->get_value_and_holder().value_ptr());
 
   const State::InUse in_use(state);
   Buffers& buffers = state.buffers();
   const auto held = buffers.bind(params, grads);  // every check; nothing has been written so far
   PyThreadState* const thread = buffers.elements() >= large_work ? PyEval_SaveThread() : nullptr;
-  parallel::run(buffers.leaves(), buffers.elements(), state.hyper(), dispatch::kernels());
+  const bool done =
+      parallel::run({buffers.leaves(), buffers.elements(), state.begin_step(), dispatch::kernels(), state.gradient()});
   if (thread) take_interpreter_lock(thread);
-  state.count_step();
+  state.end_step(done);
 }
 
 // `step` by the interpreter's own calling convention: pybind11's takes longer than a step of 64 elements.
@@ -108,30 +109,38 @@ PYBIND11_MODULE(_core, m) {
   dispatch::select_from_environment();
   parallel::prepare();
 
-  py::options options;
-  options.disable_function_signatures();  // docs.hpp gives them in the form that inspect.signature reads
+  py::options pybind11_options;
+  pybind11_options.disable_function_signatures();  // docs.hpp gives them in the form that inspect.signature reads
 
   py::class_<State> state(m, "State", docs::State, py::is_final());
   // Only `init` makes states: State.__new__(State) would be one whose C++ part does not exist.
   reinterpret_cast<PyTypeObject*>(state.ptr())->tp_new = nullptr;
   state.def_property_readonly("s", &State::s, docs::State_s)
+      .def_property_readonly("variance", &State::variance, docs::State_variance)
+      .def_property_readonly(
+          "grad_avg", [](const State& self) { return self.kept(&Leaf::m); }, docs::State_grad_avg)
+      .def_property_readonly(
+          "momentum_buffer", [](const State& self) { return self.kept(&Leaf::b); }, docs::State_momentum_buffer)
       .def_property("lr", &State::lr, &State::set_lr, docs::State_lr)
-      .def_property("rho", &State::rho, &State::set_rho, docs::State_rho)
-      .def_property("eps", &State::eps, &State::set_eps, docs::State_eps)
       .def_property("steps", &State::steps, &State::set_steps, docs::State_steps)
-      .def("__repr__",
-           [](const State& self) {
-             return "State(lr=" + quote(self.lr()) + ", rho=" + quote(py::float_(self.rho())) +
-                    ", eps=" + quote(py::float_(self.eps())) + ", steps=" + std::to_string(self.steps()) + ")";
-           })
-      .def("_map", &State::map, docs::State_map, arg("function"));
+      .def_property("skipped", &State::skipped, &State::set_skipped, docs::State_skipped)
+      .def_property_readonly("grad_norm", &State::grad_norm, docs::State_grad_norm)
+      .def("__repr__", &State::repr)
+      .def("_map", &State::map, docs::State_map, arg("function"))
+      .def("_set_grad_norm", &State::set_grad_norm, arg("norm").none(true));
+  for (const Option& option : options()) {
+    const auto get = [&option](const State& self) { return self.get(option); };
+    if (option.only_at_init)
+      state.def_property_readonly(option.name, get, docs::option(option.name));
+    else
+      state.def_property(
+          option.name, get, [&option](State& self, py::handle value) { self.set(option, value); },
+          docs::option(option.name));
+  }
 
   m.def(
-      "init",
-      [](py::handle params, py::handle lr, py::handle rho, py::handle eps) {
-        return std::make_unique<State>(params, lr, rho, eps);
-      },
-      docs::init, arg("params"), kw_only(), arg("lr") = 0.01, arg("rho") = 0.999, arg("eps") = 1e-8);
+      "init", [](py::handle params, const py::kwargs& hyper) { return std::make_unique<State>(params, hyper); },
+      docs::init, arg("params"));
   static PyMethodDef raw_methods[] = {{"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_step)),
                                        METH_FASTCALL | METH_KEYWORDS, docs::step},
                                       {}};

@@ -40,25 +40,42 @@ thread_local std::chrono::steady_clock::time_point last_end;
 constexpr std::size_t grain = 16;
 
 // Updates the elements [begin, end) of all leaves, counted through as if they lay in one row.
-void run_chunk(std::span<const Leaf> leaves, std::size_t begin, std::size_t end, const Hyper& hyper,
-               const KernelTable& kernels) {
-  for (const Leaf& leaf : leaves) {
-    if (end == 0) return;
+void update(const Work& work, std::size_t begin, std::size_t end) {
+  for (std::size_t i = 0; i < work.leaves.size() && end > 0; ++i) {
+    const Leaf& leaf = work.leaves[i];
     if (begin < leaf.size) {
-      const Kernel update = kernels.update[static_cast<int>(leaf.element)][leaf.lr != nullptr];
-      update(leaf, hyper, begin, std::min(end, leaf.size));
+      int with = work.hyper.variant;
+      if (leaf.lr) with |= variant::options | variant::lr_per_element;
+      if (leaf.m) with |= variant::centered;
+      if (leaf.b) with |= variant::momentum;
+      const auto& kernels = work.kernels.update[static_cast<int>(leaf.element)][static_cast<int>(leaf.grad_element)];
+      const double multiplier =
+          work.hyper.needs_gradient ? work.gradient.multiplier(i) : work.hyper.unclipped_multiplier;
+      kernels[with](leaf, work.hyper, multiplier, begin, std::min(end, leaf.size));
     }
     begin -= std::min(begin, leaf.size);
     end -= std::min(end, leaf.size);
   }
 }
 
-void run_on_threads([[maybe_unused]] int count, std::span<const Leaf> leaves, std::size_t elements, const Hyper& hyper,
-                    const KernelTable& kernels) {
+bool is_skipped(const Work& work) { return work.hyper.skip_nonfinite && !work.gradient.is_finite(); }
+
+bool run_serially(const Work& work) {
+  if (work.hyper.needs_gradient) {
+    work.gradient.measure(work.leaves, work.kernels, 0, work.elements);
+    work.gradient.conclude(work.leaves, work.kernels, work.hyper);
+    if (is_skipped(work)) return false;
+  }
+  update(work, 0, work.elements);
+  return true;
+}
+
+bool run_on_threads([[maybe_unused]] int count, const Work& work) {
   // The pool's threads have a floating-point mode of their own (rounding, flush to zero); take the caller's, or the
   // bits would depend on which thread came to an element.
   std::fenv_t callers;
   std::fegetenv(&callers);
+  bool goes_on = true;
 #pragma omp parallel num_threads(count)
   {
     std::fenv_t own;
@@ -67,12 +84,22 @@ void run_on_threads([[maybe_unused]] int count, std::span<const Leaf> leaves, st
     // OpenMP may give fewer threads than asked for; each takes its share of what is there.
     const auto index = static_cast<std::size_t>(omp_get_thread_num());
     const auto shares = static_cast<std::size_t>(omp_get_num_threads());
-    const std::size_t grains = (elements + grain - 1) / grain;
+    const std::size_t grains = (work.elements + grain - 1) / grain;
     const std::size_t begin = grains * index / shares * grain;
-    const std::size_t end = std::min(elements, grains * (index + 1) / shares * grain);
-    run_chunk(leaves, begin, end, hyper, kernels);
+    const std::size_t end = std::min(work.elements, grains * (index + 1) / shares * grain);
+    if (work.hyper.needs_gradient) {
+      work.gradient.measure(work.leaves, work.kernels, begin, end);
+#pragma omp barrier
+#pragma omp single
+      {
+        work.gradient.conclude(work.leaves, work.kernels, work.hyper);
+        goes_on = !is_skipped(work);
+      }
+    }
+    if (goes_on) update(work, begin, end);
     std::fesetenv(&own);
   }
+  return goes_on;
 }
 
 }  // namespace
@@ -113,18 +140,15 @@ void set_shares(std::size_t awake, std::size_t asleep) {
   share_asleep = asleep;
 }
 
-void run(std::span<const Leaf> leaves, std::size_t elements, const Hyper& hyper, const KernelTable& kernels) {
+bool run(const Work& work) {
   const int count = threads();
-  const std::size_t share = elements / static_cast<std::size_t>(count);
-  if (count == 1 || share < share_awake) return run_chunk(leaves, 0, elements, hyper, kernels);
+  const std::size_t share = work.elements / static_cast<std::size_t>(count);
+  if (count == 1 || share < share_awake) return run_serially(work);
 
   const bool awake = std::chrono::steady_clock::now() - last_end < awake_for;
-  if (awake || share >= share_asleep) {
-    run_on_threads(count, leaves, elements, hyper, kernels);
-  } else {
-    run_chunk(leaves, 0, elements, hyper, kernels);
-  }
+  const bool done = awake || share >= share_asleep ? run_on_threads(count, work) : run_serially(work);
   last_end = std::chrono::steady_clock::now();
+  return done;
 }
 
 }  // namespace rmsprop_fast::parallel

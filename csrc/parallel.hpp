@@ -5,6 +5,7 @@
 #include <span>
 #include <utility>
 
+#include "gradient.hpp"
 #include "kernel.hpp"
 
 namespace rmsprop_fast::parallel {
@@ -25,7 +26,16 @@ void set_threads(int count);
 std::pair<std::size_t, std::size_t> shares();
 void set_shares(std::size_t awake, std::size_t asleep);
 
-// Updates all leaves, `elements` in sum, in one parallel region if they are worth it.
-void run(std::span<const Leaf> leaves, std::size_t elements, const Hyper& hyper, const KernelTable& kernels);
+// A step of all leaves, `elements` in sum.
+struct Work {
+  std::span<const Leaf> leaves;
+  std::size_t elements;
+  const Hyper& hyper;
+  const KernelTable& kernels;
+  Gradient& gradient;  // where a step that needs it finds what it has to know of its gradients
+};
+
+// Takes the step, in one parallel region if it is worth it. False if it was to be skipped: then nothing was changed.
+bool run(const Work& work);
 
 }  // namespace rmsprop_fast::parallel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,28 +22,17 @@ def same_bits(a: Array, b: Array) -> bool:
 
 def extremes(dtype: Any) -> Array:
     """Zeros, subnormals, the largest and smallest numbers, infinities and NaN, of both signs."""
-    real = np.finfo(dtype)
-    positive = [
-        0,
-        real.smallest_subnormal,
-        real.tiny / 3,
-        real.tiny,
-        1e-30,
-        1e-12,
-        0.1,
-        1,
-        1e12,
-        1e30,
-        real.max,
-        np.inf,
-    ]
-    return np.array([*positive, *(-x for x in positive), np.nan], dtype)
+    real: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    tiny, least, most = (float(x) for x in (real.tiny, real.smallest_subnormal, real.max))
+    positive = [0, least, tiny / 3, tiny, 1e-30, 1e-12, 0.1, 1, 1e12, 1e30, most, np.inf]
+    with np.errstate(over="ignore", under="ignore"):
+        return np.array([*positive, *(-x for x in positive), np.nan]).astype(dtype)
 
 
 def hard_values(random: np.random.Generator, size: int, dtype: Any) -> Array:
     """Half of them numbers of all magnitudes, half extremes."""
     magnitudes = random.choice([-1, 1], size) * 10 ** random.uniform(-38, 30, size)
-    with np.errstate(under="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         return np.where(random.random(size) < 0.5, magnitudes.astype(dtype), random.choice(extremes(dtype), size))
 
 

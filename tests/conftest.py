@@ -3,6 +3,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+# Tests use more threads than there are CPUs: those that wait must not keep the others from their work. OpenMP reads
+# this when it is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 
 import rmsprop_fast as rf

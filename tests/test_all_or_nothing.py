@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 import warnings
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -321,18 +323,21 @@ shared = [np.ones(2)]
 INIT_REFUSALS = {
     "number": (1.0, TypeError, "params: expected a NumPy array, got float"),
     "None in a tree": ({"a": [None]}, TypeError, "params['a'][0]: expected a NumPy array, got NoneType"),
-    "integers": (np.ones(3, int), TypeError, "params: expected float32 or float64 in native byte order, got int64"),
-    "float16": (
-        np.ones(3, np.float16),
+    "integers": (
+        np.ones(3, int),
         TypeError,
-        "params: expected float32 or float64 in native byte order, got float16",
+        "params: expected float32, float64, float16 or bfloat16 in native byte order, got int64",
     ),
     "complex": (
         np.ones(3, complex),
         TypeError,
-        "params: expected float32 or float64 in native byte order, got complex128",
+        "params: expected float32, float64, float16 or bfloat16 in native byte order, got complex128",
     ),
-    "byte order": (np.ones(3, ">f8"), TypeError, "params: expected float32 or float64 in native byte order, got >f8"),
+    "byte order": (
+        np.ones(3, ">f8"),
+        TypeError,
+        "params: expected float32, float64, float16 or bfloat16 in native byte order, got >f8",
+    ),
     "masked": (np.ma.ones(3), TypeError, "params: expected a NumPy array without a mask, got MaskedArray"),
     "slice": (
         [np.ones(6)[::2]],
@@ -451,6 +456,47 @@ HYPER_REFUSALS: list[tuple[str, Any, type[Exception], str]] = [
     ("eps", -1, ValueError, "eps: expected a finite number of at least 0, got -1"),
     ("eps", 1e300, ValueError, "eps: expected a finite number of at least 0, got 1e+300"),
     ("eps", np.ones(1), TypeError, "eps: expected a finite number of at least 0, got array([1.])"),
+    ("momentum", 1.1, ValueError, "momentum: expected a number from 0 to 1, got 1.1"),
+    (
+        "momentum",
+        np.nextafter(0, 1),
+        ValueError,
+        "momentum: expected 0, as init made no momentum_buffer with momentum=0, got",
+    ),
+    ("nesterov", 1, TypeError, "nesterov: expected True or False, got 1"),
+    ("nesterov", True, ValueError, "nesterov: expected momentum above 0 with nesterov=True, got momentum=0.0"),
+    ("lr_in_momentum", "yes", TypeError, "lr_in_momentum: expected True or False, got 'yes'"),
+    ("eps_inside_sqrt", None, TypeError, "eps_inside_sqrt: expected True or False, got None"),
+    ("bias_correction", 0.5, TypeError, "bias_correction: expected True or False, got 0.5"),
+    ("weight_decay", -1, ValueError, "weight_decay: expected a finite number of at least 0, got -1"),
+    ("weight_decay", 1e39, ValueError, "weight_decay: expected a finite number of at least 0, got 1e+39"),
+    ("decoupled", np.ones(1, bool), TypeError, "decoupled: expected True or False, got array([ True])"),
+    ("maximize", [], TypeError, "maximize: expected True or False, got []"),
+    ("grad_scale", 0, ValueError, "grad_scale: expected a finite number above 0 whose reciprocal is finite, got 0"),
+    ("grad_scale", 1e-39, ValueError, "grad_scale: expected a finite number above 0 whose reciprocal is finite, got"),
+    ("grad_scale", float("inf"), ValueError, "grad_scale: expected a finite number above 0 whose reciprocal is"),
+    (
+        "grad_scale",
+        None,
+        TypeError,
+        "grad_scale: expected a finite number above 0 whose reciprocal is finite, got None",
+    ),
+    ("clip_value", 0, ValueError, "clip_value: expected None or a finite number above 0, got 0"),
+    ("clip_value", 1e-50, ValueError, "clip_value: expected None or a finite number above 0, got 1e-50"),
+    ("clip_norm", float("nan"), ValueError, "clip_norm: expected None or a finite number above 0, got nan"),
+    ("clip_norm", "1", TypeError, "clip_norm: expected None or a finite number above 0, got '1'"),
+    (
+        "clip_global_norm",
+        float("inf"),
+        ValueError,
+        "clip_global_norm: expected None or a finite number above 0, got inf",
+    ),
+    ("skip_nonfinite", 0, TypeError, "skip_nonfinite: expected True or False, got 0"),
+    ("centered", True, AttributeError, "set"),
+    ("initial_s", 1, AttributeError, "set"),
+    ("variance", 1, AttributeError, "set"),
+    ("grad_norm", 1, AttributeError, "set"),
+    ("skipped", -1, ValueError, "skipped: expected an integer from 0 to 2**63 - 1, got -1"),
     ("steps", -1, ValueError, "steps: expected an integer from 0 to 2**63 - 1, got -1"),
     ("steps", 2**63, ValueError, "steps: expected an integer from 0 to 2**63 - 1, got 9223372036854775808"),
     ("steps", 1.5, ValueError, "steps: expected an integer from 0 to 2**63 - 1, got 1.5"),
@@ -466,9 +512,114 @@ def test_hyper_parameters_out_of_range(name: str, value: Any, error: type[Except
     with pytest.raises(error, match=re.escape(message)):
         setattr(call.state, name, value)
     assert call.everything() == before
-    if name in ("lr", "rho", "eps"):
+    if name in inspect.signature(rf.init).parameters and "init made no" not in message and error is not AttributeError:
         with pytest.raises(error, match=re.escape(message)):
             rf.init(call.params, **{name: value})
+
+
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"nesterov": True}, "nesterov: expected momentum above 0 with nesterov=True, got momentum=0.0"),
+    (
+        {"bias_correction": True, "initial_s": 1},
+        "bias_correction: expected initial_s=0 with bias_correction=True, got initial_s=1.0",
+    ),
+    (
+        {"bias_correction": True, "rho": 1},
+        "bias_correction: expected rho below 1 with bias_correction=True, got rho=1.0",
+    ),
+    (
+        {"clip_value": 1, "clip_norm": 2},
+        "clip_value, clip_norm, clip_global_norm: expected at most one of them, got clip_value=1.0 and clip_norm=2.0",
+    ),
+    ({"clip_norm": 1, "clip_global_norm": 2}, "got clip_norm=1.0 and clip_global_norm=2.0"),
+    ({"clip_value": 1, "clip_global_norm": 2}, "got clip_value=1.0 and clip_global_norm=2.0"),
+]
+
+
+@pytest.mark.parametrize(("hyper", "message"), CONTRADICTIONS, ids=[", ".join(hyper) for hyper, _ in CONTRADICTIONS])
+def test_hyper_parameters_that_contradict_each_other(hyper: dict[str, Any], message: str) -> None:
+    p = np.ones(3)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rf.init(p, **hyper)
+    if "initial_s" in hyper:
+        state = rf.init(p, initial_s=hyper.pop("initial_s"))
+    else:
+        state = rf.init(p, momentum=0.5)
+        if "nesterov" in hyper:
+            state.nesterov = True
+            hyper, message = {"momentum": 0}, message
+    before = repr(state)
+    *first, (name, value) = hyper.items()
+    for earlier, number in first:
+        setattr(state, earlier, number)
+        before = repr(state)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        setattr(state, name, value)
+    assert repr(state) == before
+
+
+def test_unknown_hyper_parameters() -> None:
+    with pytest.raises(TypeError, match=r"init: expected hyper-parameters among lr, rho, eps, .*; got 'learning_rate'"):
+        rf.init(np.ones(3), learning_rate=0.1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"init\(\)"):
+        rf.init(np.ones(3), 0.1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["variance", "grad_avg", "momentum_buffer"])
+def test_every_array_of_the_state_is_checked(name: str) -> None:
+    p, g = [np.ones(4, np.float32), np.ones(8, np.float32)], [np.ones(4, np.float32), np.ones(8, np.float32)]
+    state = rf.init(p, centered=True, momentum=0.9)
+    kept = getattr(state, name)[1]
+    arrays = [*p, *state.variance, *state.grad_avg, *state.momentum_buffer]
+    before = [array.tobytes() for array in arrays]
+    with pytest.raises(ValueError, match=r"overlaps the memory of .*expected arrays apart"):
+        rf.step(p, [g[0], kept], state)
+    kept.flags.writeable = False
+    with pytest.raises(
+        ValueError, match=re.escape(f"state.{name}[1]: expected a writeable array, got a read-only one")
+    ):
+        rf.step(p, g, state)
+    assert [array.tobytes() for array in arrays] == before
+    assert state.steps == 0
+
+
+def test_the_mean_of_a_centered_state_cannot_be_written() -> None:
+    state = rf.init(np.ones(3), centered=True)
+    with pytest.raises(ValueError, match="read-only"):
+        state.s[...] = 1
+
+
+BFLOAT16: Any = ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("params", "grads"),
+    [
+        (np.float16, np.float32),
+        (np.float16, BFLOAT16),
+        (BFLOAT16, np.float32),
+        (BFLOAT16, np.float16),
+        (np.float64, np.float16),
+        (np.float64, np.float32),
+        (np.float32, np.float64),
+        (np.float16, np.uint16),
+        (BFLOAT16, ml_dtypes.float8_e5m2),
+    ],
+)
+def test_gradients_of_another_type(params: Any, grads: Any) -> None:
+    p = np.ones(3, params)
+    state = rf.init(p)
+    message = f"grads: expected {np.dtype(params)} of shape (3,), got {np.dtype(grads)} of shape (3,)"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        rf.step(p, np.ones(3, grads), state)
+    assert np.all(p == 1)
+
+
+def test_halves_that_are_not_aligned_or_native() -> None:
+    with pytest.raises(ValueError, match="params: expected memory aligned to 2 bytes"):
+        rf.init(misaligned(3, np.float16))
+    with pytest.raises(TypeError, match="params: expected float32, float64, float16 or bfloat16 in native byte order"):
+        rf.init(np.ones(3, np.dtype(np.float16).newbyteorder()))
 
 
 def test_eps_and_lr_need_fit_only_the_types_in_use() -> None:

@@ -71,3 +71,72 @@ def test_it_learns() -> None:
         state.lr = 0.1 * 0.98**t
         rf.step(p, p * [1, 100], state)
     assert np.abs(p).max() < 1e-3
+
+
+# Worked by hand with numbers that are exact in binary, D being the divisor and u the step. Each row: hyper-parameters,
+# with lr of each step (else 1); where p starts; for each step g, and p after it.
+HAND_WORKED: list[tuple[dict[str, Any], float, list[tuple[float, float]]]] = [
+    # s = 16/4 = 4, D = 2 + 2, u = 1, b = 1; then s = 3 + 1 = 4, u = -1/2, b = 1/2 - 1/2; then u = -1/2, b = -1/2
+    ({"rho": 0.75, "eps": 2, "momentum": 0.5}, 8, [(4, 7), (-2, 7), (-2, 7.5)]),
+    # moves of u + b/2: 1 + 1/2; -1/2 + 0; -1/2 - 1/4
+    ({"rho": 0.75, "eps": 2, "momentum": 0.5, "nesterov": True}, 8, [(4, 6.5), (-2, 7), (-2, 7.75)]),
+    # moves of lr * b: 4 * 1; 2 * 0; 2 * -1/2
+    ({"lr": [4, 2, 2], "rho": 0.75, "eps": 2, "momentum": 0.5}, 8, [(4, 4), (-2, 4), (-2, 5)]),
+    # b = 4; 4/2 - 2/2 = 1; 1/2 - 2/2 = -1/2
+    (
+        {"lr": [4, 2, 2], "rho": 0.75, "eps": 2, "momentum": 0.5, "lr_in_momentum": True},
+        8,
+        [(4, 4), (-2, 3), (-2, 3.5)],
+    ),
+    # v = 16/2 + (2 - 0)**2/4 = 9, m = 1, D = 3 + 1, u = 4/4 * 2; then v = 9/2 + (5/2 - 1)**2/4 = (9/4)**2, D = 13/4
+    ({"lr": [4, 3.25], "rho": 0.5, "eps": 1, "centered": True, "initial_s": 16}, 8, [(2, 6), (2.5, 3.5)]),
+    # D = sqrt(4 + 12) both times
+    ({"rho": 0.75, "eps": 12, "eps_inside_sqrt": True}, 8, [(4, 7), (-2, 7.5)]),
+    # s = 3/4 * 20 + 1/4 * 4 = 16, D = 4
+    ({"rho": 0.75, "eps": 0, "initial_s": 20}, 8, [(2, 7.5)]),
+    # rho_1 = 0, so s = 16, D = 4
+    ({"rho": 0.5, "eps": 0, "bias_correction": True}, 8, [(4, 7)]),
+    # g = 2 + 8/4 = 4
+    ({"rho": 0.75, "eps": 2, "weight_decay": 0.25}, 8, [(2, 7)]),
+    # p = 8 - 8/4 = 6, then u = 1
+    ({"rho": 0.75, "eps": 2, "weight_decay": 0.25, "decoupled": True}, 8, [(4, 5)]),
+    # the gradient is negated, the decay is not: g = -4 + 8/4 = -2, s = 1, D = 1 + 3
+    ({"rho": 0.75, "eps": 3, "weight_decay": 0.25, "maximize": True}, 8, [(4, 8.5)]),
+    ({"rho": 0.75, "eps": 2, "maximize": True}, 8, [(4, 9)]),
+    # g = 32/8 = 4
+    ({"rho": 0.75, "eps": 2, "grad_scale": 8}, 8, [(32, 7)]),
+    # g = 16/2 = 8, clipped to 4; then -4/2
+    ({"rho": 0.75, "eps": 2, "grad_scale": 2, "clip_value": 4}, 8, [(16, 7), (-4, 7.5)]),
+    ({"rho": 0.75, "eps": 2, "grad_scale": 2, "clip_norm": 4}, 8, [(16, 7), (-4, 7.5)]),
+    ({"rho": 0.75, "eps": 2, "grad_scale": 2, "clip_global_norm": 4}, 8, [(16, 7), (-4, 7.5)]),
+]
+
+
+@pytest.mark.parametrize("step", [rf.reference.step, rf.step])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize(("hyper", "start", "steps"), HAND_WORKED, ids=[", ".join(row[0]) for row in HAND_WORKED])
+def test_the_family_worked_by_hand(
+    step: Any, dtype: Any, hyper: dict[str, Any], start: float, steps: list[tuple[float, float]]
+) -> None:
+    rates = hyper.get("lr", [1] * len(steps))
+    p = np.array([start], dtype)
+    state = rf.init(p, **{**hyper, "lr": 1})
+    for lr, (g, after) in zip(rates, steps, strict=True):
+        state.lr = lr
+        step(p, np.array([g], dtype), state)
+        assert p[0] == after
+
+
+@pytest.mark.parametrize("step", [rf.reference.step, rf.step])
+@pytest.mark.parametrize(
+    ("clip", "g_after"),
+    [({"clip_norm": 2}, [1.2, 1.6, 2]), ({"clip_global_norm": 6.5}, [1.5, 2, 6]), ({"clip_norm": 99}, [3, 4, 12])],
+)
+def test_norms_of_leaves_and_of_the_tree(step: Any, clip: dict[str, Any], g_after: list[float]) -> None:
+    """Gradients (3, 4) and 12: norms of 5 and 12, together 13."""
+    p = [np.zeros(2), np.zeros(1)]
+    state = rf.init(p, rho=0, eps=0, **clip)
+    step(p, [np.array([3.0, 4.0]), np.array([12.0])], state)
+    assert state.grad_norm == 13
+    got = np.sqrt(np.concatenate(state.s))  # with rho = 0, s = g**2
+    np.testing.assert_allclose(got, g_after, rtol=1e-15)

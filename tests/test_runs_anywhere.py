@@ -8,8 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -74,12 +77,26 @@ def test_kernel_objects_share_no_symbol_with_the_rest(build: Path) -> None:
 
 
 @elf
-def test_the_loops_are_vectorised(build: Path) -> None:
+def test_every_loop_is_vectorised(build: Path) -> None:
     """A kernel that falls back to scalar code has the right bits and a fraction of the speed."""
-    packed = {"avx512": r"vsqrtps .*%zmm", "avx2": r"vsqrtps .*%ymm", "sse2": r"sqrtps .*%xmm", "neon": r"fsqrt\tv.*4s"}
-    for name, path in objects(build).items():
-        if match := re.match("kernel_(avx512|avx2|sse2|neon)/", name):
-            assert re.search(packed[match[1]], run("objdump", "-d", "--no-show-raw-insn", path)), name
+    packed = {"avx512": r"vsqrtp[sd] .*%[yz]mm", "avx2": r"vsqrtp[sd] .*%ymm", "sse2": r"sqrtp[sd] .*%xmm"}
+    for instruction_set in set(packed) & set(rf.kernels()):
+        code = run("objdump", "-d", "-C", "--no-show-raw-insn", objects(build)[f"kernel_{instruction_set}/kernel.cpp"])
+        functions = re.split(r"\n(?=[0-9a-f]{16} <)", code)
+        updates = [function for function in functions if re.match(r"[0-9a-f]{16} <void .*::update_leaf<", function)]
+        sums = [function for function in functions if re.match(r"[0-9a-f]{16} <double .*::sum_of_squares<", function)]
+        assert (len(updates), len(sums)) == (6 * 42, 4)
+        for function in updates:
+            assert re.search(packed[instruction_set], function), function.splitlines()[0]
+        for function in sums:
+            assert re.search(r"mulpd .*%[xyz]mm", function), function.splitlines()[0]
+
+
+@elf
+def test_the_module_is_small(build: Path, tmp_path: Path) -> None:
+    (module,) = build.glob("_core*.so")
+    run("strip", "-o", tmp_path / "stripped", module)
+    assert (tmp_path / "stripped").stat().st_size < 3_000_000
 
 
 @elf
@@ -115,36 +132,62 @@ def test_the_core_passes_on_a_cpu_without_avx() -> None:
     assert re.search(r"\d{3} passed", core.stdout)
 
 
+NO_LIMIT = float("inf")
+CONFIGURATIONS: list[dict[str, Any]] = [
+    {},
+    {"lr_per_element": True},
+    {"momentum": 0.9, "nesterov": True, "centered": True, "weight_decay": 0.1, "clip_global_norm": 3.0},
+    {"momentum": 0.9, "lr_per_element": True, "clip_global_norm": 3.0},
+]
+
+
 def check_driver(build: Path, emulator: list[str], kernels: list[str]) -> None:
     """Run tests/native/driver.cpp, as built there, and compare what it computes with the reference."""
-    size = 1003
-    random = np.random.default_rng(0)
-    for lr_per_element in (0, 1):
-        arrays = {}
-        for dtype in (np.float32, np.float64):
-            p, g, s = (hard_values(random, size, dtype) for _ in range(3))
-            arrays[dtype] = p, g, abs(s), random.uniform(0, 1, size).astype(dtype)
-        rho, eps, lr = 0.9, 1e-8, 0.01
-        given = np.array([size], np.uint64).tobytes() + np.array([rho, eps, lr]).tobytes()
-        given += np.array([lr_per_element], np.uint64).tobytes()
-        given += b"".join(array.tobytes() for group in arrays.values() for array in group)
+    size = 5003
+    for configuration in CONFIGURATIONS:
+        random = np.random.default_rng(0)
+        hyper: dict[str, Any] = {
+            "rho": 0.9,
+            "eps": 1e-8,
+            "momentum": 0,
+            "nesterov": False,
+            "centered": False,
+            "weight_decay": 0,
+        }
+        hyper |= {"clip_global_norm": None, **configuration}
+        lr_per_element = hyper.pop("lr_per_element", False)
+        params, grads, kept, lr = [], [], [], []
+        for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
+            real = np.float64 if dtype is np.float64 else np.float32
+            values = random.standard_normal if hyper["clip_global_norm"] else partial(hard_values, random, dtype=dtype)
+            params.append(hard_values(random, size, dtype))
+            grads.append(values(size).astype(dtype))
+            kept.append([abs(hard_values(random, size, real)), *random.standard_normal((2, size)).astype(real)])
+            lr.append(random.uniform(0, 1, size).astype(real))
+        numbers = [0.01, lr_per_element, *(NO_LIMIT if value is None else value for value in hyper.values())]
+        given = np.array([size], np.uint64).tobytes() + np.array(numbers, np.float64).tobytes()
+        for p, g, arrays, each_lr in zip(params, grads, kept, lr, strict=True):
+            given += b"".join(array.tobytes() for array in (p, g, *arrays, each_lr))
         result = subprocess.run(
             [*emulator, build / "driver"], input=given, capture_output=True, check=False, timeout=600
         )
         assert result.returncode == 0, result.stderr
         assert result.stderr.decode().split("\n")[:-1] == [f"{name} {n}" for name in kernels for n in (1, 2, 3, 7)]
 
+        state = rf.init(params, lr=lr if lr_per_element else 0.01, **hyper)
+        written = [state.variance if hyper["centered"] else state.s, state.grad_avg, state.momentum_buffer]
+        for index, arrays in enumerate(kept):
+            for place, values in zip(written, arrays, strict=True):
+                if place is not None:
+                    place[index][...] = values
+        rf.reference.step(params, grads, state)
         expected = []
-        for p, g, s, lrs in arrays.values():
-            state = rf.init(p, rho=rho, eps=eps, lr=lrs if lr_per_element else lr)
-            state.s[...] = s
-            after = p.copy()
-            rf.reference.step(after, g, state)
-            expected += [after, state.s]
+        for index, (p, arrays) in enumerate(zip(params, kept, strict=True)):
+            expected += [p, *(v if place is None else place[index] for place, v in zip(written, arrays, strict=True))]
         got = result.stdout
         for _ in range(4 * len(kernels)):
             for want in expected:
-                assert same_bits(np.frombuffer(got[: want.nbytes], want.dtype), want)
+                assert same_bits(np.frombuffer(got[: want.nbytes], want.dtype), want), configuration
                 got = got[want.nbytes :]
         assert not got
 

@@ -13,25 +13,40 @@ __version__: str
 
 @final
 class State:
+    lr: _LrTree
+    rho: float
+    eps: float
+    momentum: float
+    nesterov: bool
+    lr_in_momentum: bool
+    @property
+    def centered(self) -> bool: ...
+    eps_inside_sqrt: bool
+    @property
+    def initial_s(self) -> float: ...
+    bias_correction: bool
+    weight_decay: float
+    decoupled: bool
+    maximize: bool
+    grad_scale: float
+    clip_value: float | None
+    clip_norm: float | None
+    clip_global_norm: float | None
+    skip_nonfinite: bool
+    steps: int
+    skipped: int
     @property
     def s(self) -> Any: ...
     @property
-    def lr(self) -> Any: ...
-    @lr.setter
-    def lr(self, value: _LrTree) -> None: ...
+    def variance(self) -> Any: ...
     @property
-    def rho(self) -> float: ...
-    @rho.setter
-    def rho(self, value: float) -> None: ...
+    def grad_avg(self) -> Any: ...
     @property
-    def eps(self) -> float: ...
-    @eps.setter
-    def eps(self, value: float) -> None: ...
+    def momentum_buffer(self) -> Any: ...
     @property
-    def steps(self) -> int: ...
-    @steps.setter
-    def steps(self, value: int) -> None: ...
+    def grad_norm(self) -> float | None: ...
     def _map(self, function: Callable[[NDArray[Any], Any], Any]) -> Any: ...
+    def _set_grad_norm(self, norm: float | None) -> None: ...
 
 class _Info(TypedDict):
     version: str
@@ -41,7 +56,28 @@ class _Info(TypedDict):
     openmp: str | None
     compiler: str
 
-def init(params: _ArrayTree, *, lr: _LrTree = 0.01, rho: float = 0.999, eps: float = 1e-08) -> State: ...
+def init(
+    params: _ArrayTree,
+    *,
+    lr: _LrTree = 0.01,
+    rho: float = 0.999,
+    eps: float = 1e-08,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    lr_in_momentum: bool = False,
+    centered: bool = False,
+    eps_inside_sqrt: bool = False,
+    initial_s: float = 0.0,
+    bias_correction: bool = False,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    maximize: bool = False,
+    grad_scale: float = 1.0,
+    clip_value: float | None = None,
+    clip_norm: float | None = None,
+    clip_global_norm: float | None = None,
+    skip_nonfinite: bool = False,
+) -> State: ...
 def step(params: _ArrayTree, grads: _ArrayTree, state: State) -> None: ...
 def kernels() -> list[str]: ...
 def get_kernel() -> str: ...

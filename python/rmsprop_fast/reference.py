@@ -1,10 +1,14 @@
 """The same update in plain NumPy: what the compiled kernel must equal byte for byte.
 
-It checks nothing and is slow; it is here to be read, and to test against.
+It checks nothing and is slow; it is here to be read, and to test against. Every operation on arrays is rounded once, to
+the compute type: float64 for float64 and float32 for all others. Numbers are Python's floats, and rounded once, when
+they meet an array.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,29 +21,132 @@ if TYPE_CHECKING:
 
 __all__ = ["step", "step_size"]
 
+BLOCK = 4096
+LANES = 16
+
 
 def step(params: Any, grads: Any, state: State) -> None:
     """Update the parameters, in place, by one step of RMSprop; takes what `rmsprop_fast.step` takes.
 
     The equations are those of T. Tieleman and G. Hinton, "Lecture 6.5 - RMSProp", COURSERA, 2012, with eps outside the
-    root.
+    root; the docstrings of `rmsprop_fast.State`'s attributes have the sources of the others.
 
     Parameters
     ----------
     params : array or tree of arrays
-        float32 or float64, updated in place.
+        Updated in place.
     grads : array or tree of arrays
-        The gradients, in the same tree, shapes and dtypes.
+        The gradients, in the same tree and shapes.
     state : State
-        Its `s` is updated in place, its `steps` grows by one.
+        Its arrays are updated in place, its `steps` (or else `skipped`) grows by one.
     """
-    for p, g, s, lr in _leaves(params, grads, state.s, state.lr):
-        real = s.dtype.type  # the compute type: every operation below is rounded to it once
-        rho, one_minus_rho = real(state.rho), real(1 - state.rho)
-        with np.errstate(all="ignore"):
-            s[...] = rho * s + one_minus_rho * (g * g)
-            p[...] = p - _step_size(s, lr, state.eps) * g
+    means = state.variance if state.centered else state.s
+    leaves = list(_leaves(means, params, grads, state.grad_avg, state.momentum_buffer, state.lr))
+    with np.errstate(all="ignore"):
+        multipliers = _multipliers([g for _, _, g, *_ in leaves], state)
+        if state.skip_nonfinite and not all(
+            multiplier != 0 and _has_finite_squares(s.dtype.type(multiplier) * g.astype(s.dtype))
+            for multiplier, (s, _, g, *_) in zip(multipliers, leaves, strict=True)
+        ):
+            state.skipped += 1
+            return
+        for multiplier, leaf in zip(multipliers, leaves, strict=True):
+            _update(state, multiplier, *leaf)
     state.steps += 1
+
+
+def _update(
+    state: State,
+    multiplier: float,
+    s: NDArray[Any],  # the variance if centered
+    params: NDArray[Any],
+    g: NDArray[Any],
+    m: NDArray[Any] | None,
+    b: NDArray[Any] | None,
+    lr: Any,
+) -> None:
+    real = s.dtype.type
+    lr = lr if isinstance(lr, np.ndarray) else real(lr)
+    rho_t = state.rho
+    if state.bias_correction:
+        power = state.rho ** (state.steps + 1)
+        rho_t = (state.rho - power) / (1 - power)
+    rho, one_minus_rho, rho_one_minus_rho = real(rho_t), real(1 - rho_t), real(rho_t * (1 - rho_t))
+    momentum, weight_decay = real(state.momentum), real(state.weight_decay)
+
+    p = params.astype(real)
+    g = real(multiplier) * g.astype(real)
+    if state.clip_value is not None:
+        g = np.clip(g, -real(state.clip_value), real(state.clip_value))
+    if state.weight_decay and not state.decoupled:
+        g = g + weight_decay * p
+    if state.weight_decay and state.decoupled:
+        p = p - lr * weight_decay * p
+
+    if m is not None:
+        s[...] = rho * s + rho_one_minus_rho * ((g - m) * (g - m))
+        m[...] = rho * m + one_minus_rho * g
+    else:
+        s[...] = rho * s + one_minus_rho * (g * g)
+
+    if b is None:
+        params[...] = p - lr / _divisor(s, state) * g
+        return
+    lr_inside, lr_outside = (lr, real(1)) if state.lr_in_momentum else (real(1), lr)
+    move = lr_inside / _divisor(s, state) * g
+    b[...] = momentum * b + move
+    params[...] = p - lr_outside * (move + momentum * b if state.nesterov else b)
+
+
+def _divisor(s: NDArray[Any], state: State) -> Any:
+    eps = s.dtype.type(state.eps)
+    return np.sqrt(s + eps) if state.eps_inside_sqrt else np.sqrt(s) + eps
+
+
+def _multipliers(grads: list[NDArray[Any]], state: State) -> list[float]:
+    """Return what the gradients of each leaf are multiplied by first, and set the state's grad_norm."""
+    norms, norm = [math.nan] * len(grads), math.nan
+    state._set_grad_norm(None)
+    if state.clip_norm is not None or state.clip_global_norm is not None or state.skip_nonfinite:
+        sums = [_sum_of_squares(g) for g in grads]
+        norms = [math.sqrt(leaf_sum) / state.grad_scale for leaf_sum in sums]
+        norm = math.sqrt(_in_order(sums)) / state.grad_scale
+        state._set_grad_norm(norm)
+
+    def clip(most: float | None, norm: float) -> float:
+        return 1.0 if most is None or norm <= most else most / norm
+
+    clipped = [clip(state.clip_norm, leaf_norm) * clip(state.clip_global_norm, norm) for leaf_norm in norms]
+    return [(-1 if state.maximize else 1) * factor / state.grad_scale for factor in clipped]
+
+
+def _sum_of_squares(g: NDArray[Any]) -> float:
+    """Sum up blocks of 4096 elements in memory order, each in 16 lanes that are added in halves; blocks in order."""
+    numbers = g.ravel(order="K").astype(np.float64)
+    sums = []
+    for begin in range(0, numbers.size, BLOCK):
+        block = numbers[begin : begin + BLOCK]
+        rows = np.append(block, np.zeros(-block.size % LANES)).reshape(-1, LANES)  # zeros change no sum
+        lanes = np.zeros(LANES)
+        for row in rows * rows:
+            lanes = lanes + row
+        while lanes.size > 1:
+            first, second = np.split(lanes, 2)
+            lanes = first + second
+        sums.append(float(lanes[0]))
+    return _in_order(sums)
+
+
+def _in_order(numbers: list[float]) -> float:
+    """Sum up one by one, where the built-in sum compensates for rounding from Python 3.12 on."""
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total
+
+
+def _has_finite_squares(g: NDArray[Any]) -> bool:
+    return bool(np.isfinite(g * g).all())
 
 
 def step_size(state: State) -> Any:
@@ -48,12 +155,12 @@ def step_size(state: State) -> Any:
     Parameters
     ----------
     state : State
-        As made by `rmsprop_fast.init`.
+        As made by `rmsprop_fast.init`. Its `eps_inside_sqrt` and `centered` are obeyed, momentum is not counted in.
 
     Returns
     -------
     array or tree of arrays
-        New arrays in the tree, shapes and dtypes of the parameters. Where s and eps are both 0: inf, or NaN if lr is 0.
+        New arrays in the tree, shapes and dtypes of `state.s`. Where s and eps are both 0: inf, or NaN if lr is 0.
 
     Raises
     ------
@@ -62,20 +169,19 @@ def step_size(state: State) -> Any:
     """
     if not isinstance(state, State):
         raise TypeError(f"state: expected a rmsprop_fast.State, got {type(state).__name__}")
+
+    def size(s: NDArray[Any], lr: Any) -> NDArray[Any]:
+        return np.asarray((lr if isinstance(lr, np.ndarray) else s.dtype.type(lr)) / _divisor(s, state))
+
     with np.errstate(all="ignore"):
-        return state._map(lambda s, lr: np.asarray(_step_size(s, lr, state.eps)))
-
-
-def _step_size(s: NDArray[Any], lr: Any, eps: float) -> Any:
-    real = s.dtype.type
-    return (lr if isinstance(lr, np.ndarray) else real(lr)) / (np.sqrt(s) + real(eps))
+        return state._map(size)
 
 
 def _leaves(*trees: Any) -> Iterator[tuple[Any, ...]]:
-    """Walk trees of one shape in step; a number in place of a subtree belongs to all its leaves."""
-    todo = [trees]
+    """Walk trees of one shape in step, level by level; what is no container belongs to all leaves below it."""
+    todo = deque([trees])
     while todo:
-        nodes = todo.pop()
+        nodes = todo.popleft()
         if not isinstance(nodes[0], (dict, list, tuple)):
             yield nodes
             continue

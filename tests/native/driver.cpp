@@ -1,9 +1,9 @@
 // The engine without Python, for processors that are only emulated: reads leaves from stdin, updates them with each
 // kernel and thread count, and writes what came out. tests/test_runs_anywhere.py makes the input and checks the output.
 //
-// Input: the number of elements as uint64; rho, eps and lr as double; 0 or 1 as uint64, whether lr is an array; then p,
-// g, s and lr in float32, then in float64. Output: for each kernel and thread count a line with both on stderr, and p
-// and s in both types on stdout.
+// Input: the number of elements of a leaf as uint64; the numbers that main() names, as double; then p, g, s, m, b and
+// lr of a leaf in float32, in float64, in float16 and in bfloat16, of which s, m, b and lr are in float32. Output: for
+// each kernel and thread count a line with both on stderr, and p, s, m and b of each leaf on stdout.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -29,21 +29,32 @@ void write(const std::vector<Value>& values) {
   if (std::fwrite(values.data(), sizeof(Value), values.size(), stdout) != values.size()) std::exit(4);
 }
 
-template <class Real>
+template <class Stored, class Real>
 struct Arrays {
-  explicit Arrays(std::size_t size)
-      : p(read<Real>(size)), g(read<Real>(size)), s(read<Real>(size)), lr(read<Real>(size)) {}
+  Arrays(std::size_t size, Element element_) : element(element_), p(read<Stored>(size)), g(read<Stored>(size)) {
+    for (std::vector<Real>* array : {&s, &m, &b, &lr}) *array = read<Real>(size);
+  }
 
-  std::vector<Real> p, g, s, lr;
+  Element element;
+  std::vector<Stored> p, g;
+  std::vector<Real> s, m, b, lr;
 
-  Leaf leaf(bool lr_per_element, double lr_number) {
+  Leaf leaf(const Hyper& hyper, bool lr_per_element, double lr_number) {
     return {.p = p.data(),
             .g = g.data(),
             .s = s.data(),
+            .m = hyper.centered ? m.data() : nullptr,
+            .b = hyper.momentum > 0 ? b.data() : nullptr,
             .lr = lr_per_element ? lr.data() : nullptr,
             .lr_number = lr_number,
             .size = p.size(),
-            .element = sizeof(Real) == 4 ? Element::float32 : Element::float64};
+            .element = element,
+            .grad_element = element};
+  }
+
+  void write_all() const {
+    write(p);
+    for (const std::vector<Real>* array : {&s, &m, &b}) write(*array);
   }
 };
 
@@ -51,11 +62,22 @@ struct Arrays {
 
 int main() {
   const auto size = read<std::uint64_t>(1)[0];
-  const auto numbers = read<double>(3);
-  const bool lr_per_element = read<std::uint64_t>(1)[0] != 0;
-  const Hyper hyper{.rho = numbers[0], .eps = numbers[1]};
-  const Arrays<float> floats(size);
-  const Arrays<double> doubles(size);
+  const auto next = [] { return read<double>(1)[0]; };
+  const double lr_number = next();
+  const bool lr_per_element = next() != 0;
+  Hyper hyper;
+  hyper.rho = hyper.rho_t = next();
+  hyper.eps = next();
+  hyper.momentum = next();
+  hyper.nesterov = next() != 0;
+  hyper.centered = next() != 0;
+  hyper.weight_decay = next();
+  hyper.clip_global_norm = next();
+  prepare(hyper);
+  const Arrays<float, float> singles(size, Element::float32);
+  const Arrays<double, double> doubles(size, Element::float64);
+  const Arrays<std::uint16_t, float> halves(size, Element::float16);
+  const Arrays<std::uint16_t, float> brains(size, Element::bfloat16);
 
   parallel::prepare();
   parallel::set_shares(0, 0);
@@ -63,15 +85,20 @@ int main() {
     dispatch::select(name);
     for (const int threads : {1, 2, 3, 7}) {
       parallel::set_threads(threads);
-      auto f = floats;
+      auto s = singles;
       auto d = doubles;
-      const std::vector<Leaf> leaves{f.leaf(lr_per_element, numbers[2]), d.leaf(lr_per_element, numbers[2])};
-      parallel::run(leaves, 2 * size, hyper, dispatch::kernels());
+      auto h = halves;
+      auto b = brains;
+      const std::vector<Leaf> leaves{s.leaf(hyper, lr_per_element, lr_number), d.leaf(hyper, lr_per_element, lr_number),
+                                     h.leaf(hyper, lr_per_element, lr_number),
+                                     b.leaf(hyper, lr_per_element, lr_number)};
+      Gradient gradient(leaves);
+      parallel::run({leaves, 4 * size, hyper, dispatch::kernels(), gradient});
       std::fprintf(stderr, "%s %d\n", name.c_str(), threads);
-      write(f.p);
-      write(f.s);
-      write(d.p);
-      write(d.s);
+      s.write_all();
+      d.write_all();
+      h.write_all();
+      b.write_all();
     }
   }
 }

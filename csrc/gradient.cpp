@@ -1,0 +1,98 @@
+#include "gradient.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace rmsprop_fast {
+namespace {
+
+constexpr std::size_t block_size = 4096;
+
+std::size_t blocks_of(const Leaf& leaf) { return (leaf.size + block_size - 1) / block_size; }
+
+double clip(double most, double norm) { return most == no_limit || norm <= most ? 1 : most / norm; }
+
+double multiplier_of(const Hyper& hyper, double clipped) {
+  return (hyper.maximize ? -clipped : clipped) / hyper.grad_scale;
+}
+
+template <class Real>
+bool has_finite_square(double multiplier, double g) {
+  const Real multiplied = static_cast<Real>(multiplier) * static_cast<Real>(g);
+  return std::isfinite(multiplied * multiplied);
+}
+
+// Do all gradients of a leaf have a finite square after the multiplier? `sums` are those of its blocks.
+bool has_finite_squares(const Leaf& leaf, const double* sums, double multiplier, const KernelTable& kernels) {
+  const auto check = leaf.element == Element::float64 ? has_finite_square<double> : has_finite_square<float>;
+  for (std::size_t begin = 0; begin < leaf.size; begin += block_size) {
+    // Rounding keeps the order of products, so no gradient overflows if the largest does not, or what is larger still:
+    // the root of the sum, plus its rounding errors.
+    if (check(multiplier, 1.001 * std::sqrt(*sums++))) continue;
+    const Reduction largest = kernels.largest[static_cast<int>(leaf.grad_element)];
+    if (!check(multiplier, largest(leaf, begin, std::min(begin + block_size, leaf.size)))) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void prepare(Hyper& hyper) {
+  const bool clips_norm = hyper.clip_norm != no_limit || hyper.clip_global_norm != no_limit;
+  hyper.needs_gradient = clips_norm || hyper.skip_nonfinite;
+  hyper.unclipped_multiplier = multiplier_of(hyper, 1);
+
+  hyper.variant = hyper.nesterov ? variant::nesterov : 0;
+  if (hyper.weight_decay != 0) hyper.variant |= hyper.decoupled ? variant::decoupled : variant::l2;
+  if (clips_norm || hyper.unclipped_multiplier != 1 || hyper.clip_value != no_limit || hyper.weight_decay != 0 ||
+      hyper.eps_inside_sqrt)
+    hyper.variant |= variant::options;
+}
+
+Gradient::Gradient(std::span<const Leaf> leaves) : multipliers_(leaves.size()) {
+  std::size_t count = 0;
+  for (const Leaf& leaf : leaves) count += blocks_of(leaf);
+  sums_.resize(count);
+}
+
+void Gradient::measure(std::span<const Leaf> leaves, const KernelTable& kernels, std::size_t begin, std::size_t end) {
+  double* sums = sums_.data();
+  for (const Leaf& leaf : leaves) {
+    if (end == 0) return;
+    const Reduction sum_of_squares = kernels.sum_of_squares[static_cast<int>(leaf.grad_element)];
+    const std::size_t last = std::min(end, leaf.size);
+    for (std::size_t block = (begin + block_size - 1) / block_size; block * block_size < last; ++block)
+      sums[block] = sum_of_squares(leaf, block * block_size, std::min((block + 1) * block_size, leaf.size));
+    sums += blocks_of(leaf);
+    begin -= std::min(begin, leaf.size);
+    end -= std::min(end, leaf.size);
+  }
+}
+
+void Gradient::conclude(std::span<const Leaf> leaves, const KernelTable& kernels, const Hyper& hyper) {
+  const auto norm = [&](double sum_of_squares) { return std::sqrt(sum_of_squares) / hyper.grad_scale; };
+
+  // Blocks in order, then leaves in order. A leaf's norm waits in the place of its multiplier.
+  double sum = 0;
+  const double* sums = sums_.data();
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    const double leaf_sum = std::accumulate(sums, sums + blocks_of(leaves[i]), 0.0);
+    multipliers_[i] = norm(leaf_sum);
+    sum += leaf_sum;
+    sums += blocks_of(leaves[i]);
+  }
+  norm_ = norm(sum);
+
+  is_finite_ = true;
+  sums = sums_.data();
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    const double clipped = clip(hyper.clip_norm, multipliers_[i]) * clip(hyper.clip_global_norm, norm_);
+    multipliers_[i] = multiplier_of(hyper, clipped);
+    if (hyper.skip_nonfinite && is_finite_)  // a norm that overflows clips all to 0
+      is_finite_ = clipped != 0 && has_finite_squares(leaves[i], sums, multipliers_[i], kernels);
+    sums += blocks_of(leaves[i]);
+  }
+}
+
+}  // namespace rmsprop_fast

@@ -1,0 +1,40 @@
+// What a step has to know of the whole gradient before it changes anything: norms, and whether all of it is finite.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "kernel.hpp"
+
+namespace rmsprop_fast {
+
+// Works out what follows from the hyper-parameters, to be done once they are set.
+void prepare(Hyper& hyper);
+
+class Gradient {
+ public:
+  // Makes room, once, for the gradients of these leaves.
+  explicit Gradient(std::span<const Leaf> leaves);
+
+  // Sums up the squares in the blocks that begin in [begin, end), where the elements of all leaves are counted through.
+  // Each block has a sum of its own, so that no bit depends on how they are shared out.
+  void measure(std::span<const Leaf> leaves, const KernelTable& kernels, std::size_t begin, std::size_t end);
+
+  // Draws the conclusions, once everything is measured.
+  void conclude(std::span<const Leaf> leaves, const KernelTable& kernels, const Hyper& hyper);
+
+  double norm() const { return norm_; }  // of all leaves, after unscaling and before clipping
+  bool is_finite() const {
+    return is_finite_;
+  }  // all gradients and their squares after the multiplier; if anybody asked
+  double multiplier(std::size_t leaf) const { return multipliers_[leaf]; }
+
+ private:
+  std::vector<double> sums_;         // of the blocks of the leaves in order
+  std::vector<double> multipliers_;  // of each leaf
+  double norm_ = 0;
+  bool is_finite_ = true;
+};
+
+}  // namespace rmsprop_fast

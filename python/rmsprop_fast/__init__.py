@@ -9,7 +9,7 @@
 1
 """
 
-from rmsprop_fast import reference
+from rmsprop_fast import presets, reference
 from rmsprop_fast._core import (
     State,
     __version__,
@@ -22,16 +22,21 @@ from rmsprop_fast._core import (
     set_num_threads,
     step,
 )
+from rmsprop_fast.family import equations
+from rmsprop_fast.minimize import minimize
 from rmsprop_fast.reference import step_size
 
 __all__ = [
     "State",
     "__version__",
+    "equations",
     "get_kernel",
     "get_num_threads",
     "info",
     "init",
     "kernels",
+    "minimize",
+    "presets",
     "reference",
     "set_kernel",
     "set_num_threads",

@@ -1,8 +1,9 @@
-"""Command line: ``python -m rmsprop_fast`` or ``rmsprop-fast``, with the commands fit and info."""
+"""Command line: ``python -m rmsprop_fast`` or ``rmsprop-fast``, with the commands fit, family and info."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import sys
 from importlib.resources import as_file, files
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import rmsprop_fast
+from rmsprop_fast import presets
 from rmsprop_fast.fit import Data, Fit, InputError, fit, read_csv
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "fit":
             _fit(options)
+        elif options.command == "family":
+            _family(options)
         else:
             _info()
     except (InputError, ModuleNotFoundError) as error:
@@ -45,6 +49,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {rmsprop_fast.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("info", help="what this build is and how it runs")
+
+    family_parser = commands.add_parser(
+        "family",
+        help="the equations that a framework's RMSprop obeys",
+        description="Prints the hyper-parameters of a preset, or of rmsprop_fast's own defaults, and the equations in "
+        "force with them.",
+    )
+    names = ", ".join(presets.__all__)
+    family_parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"{names} (default: our own)")
+    family_parser.add_argument("options", nargs="*", metavar="NAME=VALUE", help="an argument of it, as momentum=0.9")
 
     fit_parser = commands.add_parser(
         "fit",
@@ -74,6 +88,30 @@ def _at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def _family(options: argparse.Namespace) -> None:
+    preset, given = options.preset, options.options
+    if preset and "=" in preset:
+        preset, given = None, [preset, *given]
+    if preset not in (None, *presets.__all__):
+        raise InputError(f"family: expected a preset among {', '.join(presets.__all__)}, got {preset!r}")
+    hyper = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            hyper[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise InputError(f"{name}: expected NAME=VALUE, with a number, True, False or None, got {text!r}") from None
+    try:
+        if preset:
+            hyper = getattr(presets, preset)(**hyper)
+        state = rmsprop_fast.init((), **hyper)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from None
+
+    print("rmsprop_fast.init(params" + "".join(f", {name}={value!r}" for name, value in hyper.items()) + ")\n")
+    print(rmsprop_fast.equations(state))
 
 
 def _info() -> None:

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 from timeit import Timer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +71,36 @@ def test_in_cache(timings: dict[str, Timings], size: str) -> None:
 def test_in_memory(timings: dict[str, Timings]) -> None:
     require("n = 32 Mi, of moving the streams", timings["32 Mi"].ratio(OURS, STREAMS), 1.05)
     require("n = 32 Mi, of NumPy with out=", timings["32 Mi"].ratio(OURS, "NumPy, out="), 1 / 6)
+
+
+# What the family may cost, as a ratio to the bare step: in cache, and in memory.
+FAMILY: dict[str, tuple[dict[str, Any], float, float]] = {
+    # 36 bytes an element instead of 20
+    "centered, momentum": ({"centered": True, "momentum": 0.9}, 1.6, 1.1 * 36 / 20),
+    # the gradient is read twice: 24 bytes instead of 20
+    "clip_global_norm, weight_decay, skip_nonfinite": (
+        {"clip_global_norm": 1e9, "weight_decay": 1e-4, "skip_nonfinite": True},
+        1.6,
+        1.4,
+    ),
+}
+
+
+@pytest.mark.parametrize("size", ["16 Ki", "32 Mi"])
+def test_family(size: str) -> None:
+    timing = Timings()
+    places, rounds = (5, 9) if size == "32 Mi" else (5, 41)
+    for _ in range(places):
+        arrays = peers.make_arrays(peers.SIZES[size])
+        names = {"step": rf.step, "p": arrays.p, "g": arrays.g}
+        timers = {"bare": Timer("step(p, g, state)", globals={**names, "state": arrays.state})}
+        for name, (hyper, _, _) in FAMILY.items():
+            state = rf.init(arrays.p, lr=1e-9, **hyper)  # where p does not run away
+            timers[name] = Timer("step(p, g, state)", globals={**names, "state": state})
+        timing.measure(timers, rounds=rounds, seconds=0.005)
+    for name, (_, in_cache, in_memory) in FAMILY.items():
+        most = in_memory if size == "32 Mi" else in_cache
+        require(f"n = {size}, {name}, of the bare step", timing.ratio(name, "bare"), most)
 
 
 def test_tree_of_many_leaves() -> None:

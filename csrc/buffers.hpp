@@ -58,8 +58,8 @@ class Buffers {
   // A read-only copy of an array of real numbers, in the compute type and layout of that leaf.
   py::array copy(py::handle array, std::size_t leaf, const char* root) const;
 
-  // An array of zeros in the compute type and layout of that leaf.
-  py::object zeros(std::size_t leaf) const;
+  // An array of zeros in the compute type and layout of that leaf; `place` sets apart arrays that are used together.
+  py::object zeros(std::size_t leaf, std::size_t place = 0) const;
 
   // The compute type in which numbers overflow first.
   Element narrowest() const;

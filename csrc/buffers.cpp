@@ -25,13 +25,28 @@ struct Name {
 
 const py::detail::PyArray_Proxy& array_of(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
 
-constexpr const char* element_names[] = {"float32", "float64", "float16", "bfloat16"};
-const char* element_name(Element element) { return element_names[static_cast<int>(element)]; }
+// An element type: its name, its size and alignment in bytes, and NumPy's number for it.
+struct Type {
+  Element element;
+  const char* name;
+  std::size_t size;
+  int number;
+};
+constexpr int npy_half = 23;      // which pybind11 does not name
+constexpr int not_imported = -1;  // bfloat16 is of ml_dtypes; until somebody imports that, there are no such arrays
+Type types[] = {{Element::float32, "float32", 4, py::detail::npy_api::NPY_FLOAT_},
+                {Element::float64, "float64", 8, py::detail::npy_api::NPY_DOUBLE_},
+                {Element::float16, "float16", 2, npy_half},
+                {Element::bfloat16, "bfloat16", 2, not_imported}};
 
-// Which is also its alignment.
-std::size_t element_size(Element element) {
-  constexpr std::size_t sizes[] = {4, 8, 2, 2};
-  return sizes[static_cast<int>(element)];
+const Type& type_of(Element element) { return types[static_cast<int>(element)]; }
+
+void find_bfloat16() {
+  int& number = types[static_cast<int>(Element::bfloat16)].number;
+  if (number != not_imported) return;
+  const auto name = py::str("ml_dtypes");
+  const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name.ptr()));
+  if (module && py::hasattr(module, "bfloat16")) number = py::dtype::from_args(module.attr("bfloat16")).num();
 }
 
 std::string text(py::handle object) { return py::str(object); }
@@ -50,23 +65,11 @@ void require_array(py::handle object, const Name& name) {
     throw py::type_error(name() + ": expected a NumPy array without a mask, got " + Py_TYPE(object.ptr())->tp_name);
 }
 
-// NumPy's numbers of our element types. bfloat16 is of ml_dtypes; while nobody has imported that, there are none.
-constexpr int half = 23;  // NPY_HALF, which pybind11 does not name
-int type_numbers[] = {py::detail::npy_api::NPY_FLOAT_, py::detail::npy_api::NPY_DOUBLE_, half, -1};
-
-void find_bfloat16() {
-  int& number = type_numbers[static_cast<int>(Element::bfloat16)];
-  if (number >= 0) return;
-  const auto name = py::str("ml_dtypes");
-  if (const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name.ptr())))
-    number = py::dtype::from_args(module.attr("bfloat16")).num();
-}
-
 // In native byte order, too.
 bool has_element(py::handle array, Element element) {
   constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
   const auto* descriptor = py::detail::array_descriptor_proxy(array_of(array).descr);
-  return descriptor->type_num == type_numbers[static_cast<int>(element)] &&
+  return descriptor->type_num == type_of(element).number &&
          (descriptor->byteorder == '=' || descriptor->byteorder == native);
 }
 
@@ -85,7 +88,7 @@ void require_memory(py::handle array, Element element, Role role, const Name& na
   const auto& proxy = array_of(array);
   if (role != Role::grads && !(proxy.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
     throw py::value_error(name() + ": expected a writeable array, got a read-only one");
-  const std::size_t alignment = element_size(element);
+  const std::size_t alignment = type_of(element).size;
   if (reinterpret_cast<std::uintptr_t>(proxy.data) & (alignment - 1))
     throw py::value_error(name() + ": expected memory aligned to " + std::to_string(alignment) +
                           " bytes, got address " + std::to_string(reinterpret_cast<std::uintptr_t>(proxy.data)));
@@ -108,17 +111,16 @@ bool is_dense(const Layout& layout) {
 Layout learn(py::handle array, const Name& name) {
   require_array(array, name);
   find_bfloat16();
-  constexpr Element elements[] = {Element::float32, Element::float64, Element::float16, Element::bfloat16};
-  const Element* const element =
-      std::find_if(std::begin(elements), std::end(elements), [&](Element e) { return has_element(array, e); });
-  if (element == std::end(elements))
+  const Type* const type =
+      std::find_if(std::begin(types), std::end(types), [&](const Type& t) { return has_element(array, t.element); });
+  if (type == std::end(types))
     throw py::type_error(name() + ": expected float32, float64, float16 or bfloat16 in native byte order, got " +
                          describe(array));
   const auto& proxy = array_of(array);
-  Layout layout{*element, {proxy.dimensions, proxy.dimensions + proxy.nd}, {}, 1};
+  Layout layout{type->element, {proxy.dimensions, proxy.dimensions + proxy.nd}, {}, 1};
   for (const py::ssize_t length : layout.shape) layout.size *= static_cast<std::size_t>(length);
   bool whole_elements = true;
-  const auto bytes = static_cast<py::ssize_t>(element_size(*element));
+  const auto bytes = static_cast<py::ssize_t>(type->size);
   for (std::size_t axis = 0; axis < layout.shape.size(); ++axis) {
     layout.strides.push_back(proxy.strides[axis] / bytes);
     whole_elements &= layout.shape[axis] == 1 || proxy.strides[axis] % bytes == 0;
@@ -126,13 +128,13 @@ Layout learn(py::handle array, const Name& name) {
   if (layout.size > 0 && !(whole_elements && is_dense(layout)))
     throw py::value_error(name() + ": expected dense memory, got " + describe(array) + " with strides " +
                           text(array.attr("strides")));
-  require_memory(array, *element, Role::params, name);
+  require_memory(array, type->element, Role::params, name);
   return layout;
 }
 
 std::vector<py::ssize_t> in_bytes(const std::vector<py::ssize_t>& strides, Element element) {
   std::vector<py::ssize_t> bytes = strides;
-  for (py::ssize_t& stride : bytes) stride *= static_cast<py::ssize_t>(element_size(element));
+  for (py::ssize_t& stride : bytes) stride *= static_cast<py::ssize_t>(type_of(element).size);
   return bytes;
 }
 
@@ -150,12 +152,12 @@ Memory memory_of(py::handle array, const Layout& layout, Role role, const Name& 
   const bool right_element = has_element(array, element);
   if (!right_element ||
       !std::equal(proxy.dimensions, proxy.dimensions + proxy.nd, layout.shape.begin(), layout.shape.end())) {
-    const std::string message = name() + ": expected " + element_name(element) + " of shape " +
+    const std::string message = name() + ": expected " + type_of(element).name + " of shape " +
                                 tuple_text(layout.shape) + ", got " + describe(array);
     if (right_element) throw py::value_error(message);
     throw py::type_error(message);
   }
-  const auto bytes = static_cast<py::ssize_t>(element_size(element));
+  const auto bytes = static_cast<py::ssize_t>(type_of(element).size);
   for (std::size_t axis = 0; layout.size > 0 && axis < layout.shape.size(); ++axis)
     if (layout.shape[axis] > 1 && proxy.strides[axis] != layout.strides[axis] * bytes)
       throw py::value_error(name() + ": expected strides " + tuple_text(in_bytes(layout.strides, element)) +
@@ -174,7 +176,8 @@ bool is_masked(py::handle array) {
 }
 
 bool has_real_numbers(py::handle array) {
-  return std::string("fiu").find(text(array.attr("dtype").attr("kind"))) != std::string::npos;
+  const auto dtype = array.attr("dtype");
+  return std::string("fiu").find(text(dtype.attr("kind"))) != std::string::npos || text(dtype) == "bfloat16";
 }
 
 Element compute_type(Element element) { return element == Element::float64 ? Element::float64 : Element::float32; }
@@ -209,7 +212,7 @@ py::object Buffers::zeros(std::size_t leaf, std::size_t place) const {
   const auto numpy = py::module_::import("numpy");
   constexpr std::size_t large = 64 * 1024, apart = 13 * 64;  // elements; bytes, whole cache lines
   const std::size_t offset = layout.size >= large ? place * apart : 0;
-  const auto memory = numpy.attr("zeros")(layout.size + offset / element_size(element), element_name(element));
+  const auto memory = numpy.attr("zeros")(layout.size + offset / type_of(element).size, type_of(element).name);
   return numpy.attr("ndarray")(py::tuple(py::cast(layout.shape)), memory.attr("dtype"), memory, offset,
                                py::tuple(py::cast(in_bytes(layout.strides, element))));
 }
@@ -255,9 +258,9 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
     const Layout& layout = layouts_[i];
     Leaf& leaf = leaves_[i];
     update(leaf.p, memory_of(objects_[node], layout, Role::params, {tree_, "params", i}).address);
-    const Memory grads = memory_of(objects_[tree_.size() + node], layout, Role::grads, {tree_, "grads", i});
-    update(leaf.g, grads.address);
-    update(leaf.grad_element, grads.element);
+    const Memory g = memory_of(objects_[tree_.size() + node], layout, Role::grads, {tree_, "grads", i});
+    update(leaf.g, g.address);
+    update(leaf.grad_element, g.element);
     for (const Kept& kept : kept_)
       update(leaf.*kept.member, memory_of(kept.arrays[i], layout, Role::kept, {tree_, kept.name, i}).address);
   }
@@ -279,7 +282,7 @@ void Buffers::check_overlaps() const {
     if (leaf.size == 0) continue;
     const auto add = [&](const void* address, Element element, bool written, const char* root) {
       const auto begin = reinterpret_cast<std::uintptr_t>(address);
-      spans.push_back({begin, begin + leaf.size * element_size(element), written, root, i});
+      spans.push_back({begin, begin + leaf.size * type_of(element).size, written, root, i});
     };
     add(leaf.p, leaf.element, true, "params");
     add(leaf.g, leaf.grad_element, false, "grads");

@@ -111,6 +111,7 @@ a constant gradient it shrinks to nothing all the same, and steps grow until ``e
 
 In step t, counted from 1, ``(rho - rho**t) / (1 - rho**t)`` stands for rho everywhere. So s holds the corrected mean, that
 which other implementations get by a division by ``1 - rho**t``. ``initial_s`` must be 0, and rho below 1.
+With ``centered``, one gradient has no variance: the divisor of step 1 is ``eps`` alone, which should not be tiny then.
 
 D. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, section 3.)"},
     {"weight_decay",
@@ -125,16 +126,17 @@ False: it is added to the gradient (L2), ``g = g + weight_decay * p``. True: bef
      R"(Clamp every gradient to at most this, either side of 0. Default None: do not. One ``clip_`` at a time.)"},
     {"clip_norm", R"(Scale the gradients of each leaf so that their norm is at most this. Default None: do not.
 
-Multiplies them by ``min(1, clip_norm / norm)``, with the Euclidean norm after ``grad_scale``. One ``clip_`` at a time.)"},
+Multiplies them by ``min(1, clip_norm / norm)``, with the Euclidean norm after ``grad_scale``; if that overflows, by 0.
+One ``clip_`` at a time.)"},
     {"clip_global_norm",
      R"(Scale all gradients so that the norm of the whole tree is at most this. Default None: do not.
 
-Multiplies them by ``min(1, clip_global_norm / norm)``, with the Euclidean norm after ``grad_scale``. One ``clip_`` at a
-time. R. Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013.)"},
+Multiplies them by ``min(1, clip_global_norm / norm)``, with the Euclidean norm after ``grad_scale``; if that overflows,
+by 0. One ``clip_`` at a time. R. Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013.)"},
     {"skip_nonfinite", R"(Skip steps with a gradient that is inf or NaN, or whose square overflows? Default False.
 
 Such a step changes no array, and counts in `skipped` instead of `steps`. Looked at are the gradients after division by
-``grad_scale`` and clipping by a norm.)"},
+``grad_scale`` and clipping by a norm, and this norm.)"},
 };
 
 constexpr const char* option(const char* name) {
@@ -232,7 +234,7 @@ grads : array or tree of arrays
     The gradients, with the same tree, shapes, dtypes and memory orders; those of float32 parameters may also be float16
     or bfloat16. May be read-only and may share memory among themselves.
 state : State
-    Its arrays are updated in place, its `steps` grows by one.
+    Its arrays are updated in place, its `steps` grows by one (or its `skipped`, see ``skip_nonfinite``).
 
 Raises
 ------

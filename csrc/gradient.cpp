@@ -13,6 +13,9 @@ std::size_t blocks_of(const Leaf& leaf) { return (leaf.size + block_size - 1) / 
 
 double clip(double most, double norm) { return most == no_limit || norm <= most ? 1 : most / norm; }
 
+// A norm that overflows would clip everything to 0.
+bool is_usable(double most, double norm) { return most == no_limit || std::isfinite(norm); }
+
 double multiplier_of(const Hyper& hyper, double clipped) {
   return (hyper.maximize ? -clipped : clipped) / hyper.grad_scale;
 }
@@ -38,7 +41,7 @@ bool has_finite_squares(const Leaf& leaf, const double* sums, double multiplier,
 
 }  // namespace
 
-void prepare(Hyper& hyper) {
+void derive(Hyper& hyper) {
   const bool clips_norm = hyper.clip_norm != no_limit || hyper.clip_global_norm != no_limit;
   hyper.needs_gradient = clips_norm || hyper.skip_nonfinite;
   hyper.unclipped_multiplier = multiplier_of(hyper, 1);
@@ -87,10 +90,11 @@ void Gradient::conclude(std::span<const Leaf> leaves, const KernelTable& kernels
   is_finite_ = true;
   sums = sums_.data();
   for (std::size_t i = 0; i < leaves.size(); ++i) {
-    const double clipped = clip(hyper.clip_norm, multipliers_[i]) * clip(hyper.clip_global_norm, norm_);
-    multipliers_[i] = multiplier_of(hyper, clipped);
-    if (hyper.skip_nonfinite && is_finite_)  // a norm that overflows clips all to 0
-      is_finite_ = clipped != 0 && has_finite_squares(leaves[i], sums, multipliers_[i], kernels);
+    const double leaf_norm = multipliers_[i];
+    multipliers_[i] = multiplier_of(hyper, clip(hyper.clip_norm, leaf_norm) * clip(hyper.clip_global_norm, norm_));
+    if (hyper.skip_nonfinite && is_finite_)
+      is_finite_ = is_usable(hyper.clip_norm, leaf_norm) && is_usable(hyper.clip_global_norm, norm_) &&
+                   has_finite_squares(leaves[i], sums, multipliers_[i], kernels);
     sums += blocks_of(leaves[i]);
   }
 }

@@ -9,8 +9,8 @@
 
 namespace rmsprop_fast {
 
-// Works out what follows from the hyper-parameters, to be done once they are set.
-void prepare(Hyper& hyper);
+// Works out what follows from the hyper-parameters, once they are set: see the end of hyper.hpp.
+void derive(Hyper& hyper);
 
 class Gradient {
  public:
@@ -24,10 +24,12 @@ class Gradient {
   // Draws the conclusions, once everything is measured.
   void conclude(std::span<const Leaf> leaves, const KernelTable& kernels, const Hyper& hyper);
 
-  double norm() const { return norm_; }  // of all leaves, after unscaling and before clipping
-  bool is_finite() const {
-    return is_finite_;
-  }  // all gradients and their squares after the multiplier; if anybody asked
+  // Of all leaves, after unscaling and before clipping.
+  double norm() const { return norm_; }
+
+  // All gradients and their squares after the multiplier, and the norms that clip; looked at for skip_nonfinite only.
+  bool is_finite() const { return is_finite_; }
+
   double multiplier(std::size_t leaf) const { return multipliers_[leaf]; }
 
  private:

@@ -27,7 +27,7 @@ struct Hyper {
   double clip_global_norm = no_limit;
   bool skip_nonfinite = false;
 
-  // What follows from these; see prepare() in gradient.hpp.
+  // What follows from these; see derive() in gradient.hpp.
   int variant = 0;              // of the kernels, as far as all leaves have it in common
   bool needs_gradient = false;  // must a step look at the whole gradient before it changes anything?
   double unclipped_multiplier = 1;

@@ -18,15 +18,15 @@ constexpr Option all_options[] = {
     {.name = "lr_in_momentum", .flag = &Hyper::lr_in_momentum},
     {.name = "centered", .flag = &Hyper::centered, .only_at_init = true},
     {.name = "eps_inside_sqrt", .flag = &Hyper::eps_inside_sqrt},
-    {.name = "initial_s", .number = &Hyper::initial_s, .range = Range::at_least_0, .only_at_init = true},
+    {.name = "initial_s", .number = &Hyper::initial_s, .only_at_init = true},
     {.name = "bias_correction", .flag = &Hyper::bias_correction},
     {"weight_decay", &Hyper::weight_decay, Range::at_least_0},
     {.name = "decoupled", .flag = &Hyper::decoupled},
     {.name = "maximize", .flag = &Hyper::maximize},
     {"grad_scale", &Hyper::grad_scale, Range::reciprocal},
     {"clip_value", &Hyper::clip_value, Range::limit},
-    {"clip_norm", &Hyper::clip_norm, Range::limit},
-    {"clip_global_norm", &Hyper::clip_global_norm, Range::limit},
+    {"clip_norm", &Hyper::clip_norm, Range::norm},
+    {"clip_global_norm", &Hyper::clip_global_norm, Range::norm},
     {.name = "skip_nonfinite", .flag = &Hyper::skip_nonfinite},
 };
 
@@ -40,6 +40,7 @@ bool is_number(py::handle value) {
   if (PyFloat_Check(value.ptr())) return true;
   if (PyBool_Check(value.ptr())) return false;
   if (py::isinstance<py::array>(value)) return has_real_numbers(value) && !is_masked(value) && !is_tree(value);
+  if (py::isinstance(value, py::module_::import("numpy").attr("generic"))) return has_real_numbers(value);
   return py::isinstance(value, py::module_::import("numbers").attr("Real"));
 }
 
@@ -51,33 +52,23 @@ void clear_complaint() {
   PyErr_Clear();
 }
 
-const char* expectation(Range range) {
-  switch (range) {
-    case Range::from_0_to_1:
-      return "a number from 0 to 1";
-    case Range::reciprocal:
-      return "a finite number above 0 whose reciprocal is finite";
-    case Range::limit:
-      return "None or a finite number above 0";
-    default:
-      return "a finite number of at least 0";
-  }
+// Is it a limit, which may also be None?
+bool is_limit(Range range) { return range == Range::limit || range == Range::norm; }
+
+std::string expectation(Range range) {
+  if (range == Range::from_0_to_1) return "a number from 0 to 1";
+  if (range == Range::reciprocal) return "a finite number above 0 whose reciprocal is finite";
+  if (is_limit(range)) return "None or a finite number above 0";
+  return "a finite number of at least 0";
 }
 
 bool is_in(Range range, double number, Element element) {
-  const auto rounded = [&](double x) {
-    return element == Element::float32 ? static_cast<double>(static_cast<float>(x)) : x;
-  };
-  switch (range) {
-    case Range::from_0_to_1:
-      return number >= 0 && number <= 1;
-    case Range::reciprocal:
-      return number > 0 && std::isfinite(number) && std::isfinite(rounded(1 / number));
-    case Range::limit:
-      return rounded(number) > 0 && std::isfinite(rounded(number));
-    default:
-      return number >= 0 && std::isfinite(rounded(number));
-  }
+  const bool rounds = element == Element::float32 && range != Range::norm;  // norms are numbers of type double
+  const auto rounded = [&](double x) { return rounds ? static_cast<double>(static_cast<float>(x)) : x; };
+  if (range == Range::from_0_to_1) return number >= 0 && number <= 1;
+  if (range == Range::reciprocal) return number > 0 && std::isfinite(number) && std::isfinite(rounded(1 / number));
+  if (is_limit(range)) return rounded(number) > 0 && std::isfinite(rounded(number));
+  return number >= 0 && std::isfinite(rounded(number));
 }
 
 // A number of the range; what is computed with it in the element's type must stay finite.
@@ -104,7 +95,7 @@ std::string text(double number) { return quote(py::float_(number)); }
 py::object value_of(const Option& option, const Hyper& hyper) {
   if (option.flag) return py::bool_(hyper.*option.flag);
   const double number = hyper.*option.number;
-  if (option.range == Range::limit && number == no_limit) return py::none();
+  if (is_limit(option.range) && number == no_limit) return py::none();
   return py::float_(number);
 }
 
@@ -120,7 +111,7 @@ void require_legal(const Hyper& hyper) {
   std::string clips;
   int count = 0;
   for (const Option& option : all_options) {
-    if (option.range != Range::limit || hyper.*option.number == no_limit) continue;
+    if (!is_limit(option.range) || hyper.*option.number == no_limit) continue;
     clips.append(count++ ? " and " : "").append(option.name).append("=").append(text(hyper.*option.number));
   }
   if (count > 1)
@@ -170,7 +161,7 @@ State::State(py::handle params, const py::dict& hyper) : buffers_(params), gradi
     read(*option, value, hyper_);
   }
   require_legal(hyper_);
-  prepare(hyper_);
+  derive(hyper_);
   set_lr(hyper.contains("lr") ? py::object(hyper["lr"]) : py::float_(0.01));
 
   buffers_.keep(&Leaf::s, hyper_.centered ? "state.variance" : "state.s", hyper_.initial_s);
@@ -188,7 +179,8 @@ const Hyper& State::begin_step() {
 }
 
 void State::end_step(bool done) {
-  ++(done ? steps_ : skipped_);
+  std::int64_t& count = done ? steps_ : skipped_;
+  if (count < std::numeric_limits<std::int64_t>::max()) ++count;
   grad_norm_.reset();
   if (hyper_.needs_gradient) grad_norm_ = gradient_.norm();
 }
@@ -221,7 +213,7 @@ py::object State::get(const Option& option) const { return value_of(option, hype
 void State::read(const Option& option, py::handle value, Hyper& hyper) const {
   if (option.flag)
     hyper.*option.flag = require_flag(value, option.name);
-  else if (option.range == Range::limit && value.is_none())
+  else if (is_limit(option.range) && value.is_none())
     hyper.*option.number = no_limit;
   else
     hyper.*option.number = require_number(value, option.range, buffers_.narrowest(), option.name);
@@ -234,7 +226,7 @@ void State::set(const Option& option, py::handle value) {
   if (next.momentum > 0 && !buffers_.kept(&Leaf::b))
     throw py::value_error("momentum: expected 0, as init made no momentum_buffer with momentum=0, got " + quote(value));
   require_legal(next);
-  prepare(next);
+  derive(next);
   hyper_ = next;
 }
 

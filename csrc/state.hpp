@@ -20,7 +20,7 @@ namespace rmsprop_fast {
 std::int64_t integer(py::handle value, std::int64_t otherwise);
 
 // What numbers a hyper-parameter may be.
-enum class Range { at_least_0, from_0_to_1, reciprocal, limit };
+enum class Range { at_least_0, from_0_to_1, reciprocal, limit, norm };
 
 // A hyper-parameter by its name in Python; lr, which may be a tree, is not among them.
 struct Option {

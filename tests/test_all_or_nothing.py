@@ -558,6 +558,25 @@ def test_hyper_parameters_that_contradict_each_other(hyper: dict[str, Any], mess
     assert repr(state) == before
 
 
+@pytest.mark.parametrize(
+    ("hyper", "error", "message"),
+    [
+        ({"initial_s": -1}, ValueError, "initial_s: expected a finite number of at least 0, got -1"),
+        ({"initial_s": 1e39}, ValueError, "initial_s: expected a finite number of at least 0, got 1e+39"),
+        ({"initial_s": None}, TypeError, "initial_s: expected a finite number of at least 0, got None"),
+        ({"centered": "yes"}, TypeError, "centered: expected True or False, got 'yes'"),
+        ({"momentum": 0.5, "nesterov": 1}, TypeError, "nesterov: expected True or False, got 1"),
+    ],
+)
+def test_what_only_init_decides(hyper: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        rf.init(np.ones(3, np.float32), **hyper)
+
+
+def test_norms_are_numbers_of_type_double() -> None:
+    assert rf.init(np.ones(3, np.float32), clip_norm=1e39).clip_norm == 1e39
+
+
 def test_unknown_hyper_parameters() -> None:
     with pytest.raises(TypeError, match=r"init: expected hyper-parameters among lr, rho, eps, .*; got 'learning_rate'"):
         rf.init(np.ones(3), learning_rate=0.1)  # type: ignore[call-arg]

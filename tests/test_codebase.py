@@ -20,10 +20,11 @@ def text(name: str) -> str:
 
 
 def test_the_update_is_written_once() -> None:
-    """The means, the move and the parameters are each assigned in one place; with the options, the root in two."""
+    """One loop over parameters, each stored once; the division by the root once with options and once without."""
     sources = {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.[ch]pp")}
     assert [name for name, source in sources.items() if re.search(r"\bsqrtf?\(x\)", source)] == ["kernel.cpp"]
-    for written, times in (("for (std::size_t i = 0; i < size; ++i) {\n    Real p", 1), (" / (square_root(", 2)):
+    once = "store(params[i], p);", "{\n    Real p = load(params[i]);", "s = h.rho * s + h.one_minus_rho"
+    for written, times in (*((line, 1) for line in once), (" / (square_root(", 2)):
         assert sources["kernel.cpp"].count(written) == times
     assert not any(re.search(r"_mm\d*_|immintrin|arm_neon", source) for source in sources.values())
 

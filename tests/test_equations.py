@@ -40,6 +40,13 @@ def test_every_number_is_shown() -> None:
     assert text.splitlines()[0] == "lr, rho, eps, clip_norm, weight_decay, momentum = 0.25, 0.5, 2.0, 8.0, 0.1, 0.75"
 
 
+def test_a_learning_rate_that_is_a_tree_has_no_value() -> None:
+    text = rf.equations(rf.init([np.zeros(3)], lr=[np.ones(3)]))
+    assert text.startswith("rho, eps = 0.999, 1e-08\n")
+    with pytest.raises(TypeError, match=r"state: expected a rmsprop_fast\.State, got int"):
+        rf.equations(3)  # type: ignore[arg-type]
+
+
 def test_skipping_is_mentioned() -> None:
     assert "counts as skipped" in rf.equations(rf.init((), skip_nonfinite=True))
     assert "skipped" not in rf.equations(rf.init(()))
@@ -55,7 +62,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(capsys).endswith(own)
     assert shown(capsys, "torch").endswith(own)
     assert "step_size = lr / sqrt(s + eps)\n" in shown(capsys, "keras")
-    assert "s = 1\n" in shown(capsys, "timm")
+    assert "s = 1.0\n" in shown(capsys, "timm")
     pytorch = shown(capsys, "torch", "momentum=0.9", "centered=True", "lr=0.5")
     assert pytorch.startswith("rmsprop_fast.init(params, lr=0.5, rho=0.99, ")
     assert "b = momentum * b + step_size * g\np = p - lr * b\n" in pytorch
@@ -68,7 +75,11 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["nest"], "family: expected a preset among keras, mlx, optax, tf1, timm, torch, got 'nest'"),
-        (["torch", "nesterov=True"], "torch() got an unexpected keyword argument 'nesterov'"),
+        (
+            ["torch", "nesterov=True"],
+            "torch: expected options among lr, rho, eps, weight_decay, momentum, centered, maximize, got 'nesterov'",
+        ),
+        (["lr=1", "lr=2"], "lr: expected once, got 'lr=2' after another"),
         (["momentum=2"], "momentum: expected a number from 0 to 1, got 2"),
         (["keras", "lr"], "lr: expected NAME=VALUE, with a number, True, False or None, got 'lr'"),
         (["lr=fast"], "lr: expected NAME=VALUE, with a number, True, False or None, got 'lr=fast'"),

@@ -141,7 +141,7 @@ def test_some_combinations() -> None:
     assert {key for hyper in some for key in hyper} == {
         key for row in (MOMENTUM, *OTHERS) for d in row for key in d
     } | {"centered"}
-    for hyper in some:
+    for hyper in [*some, {"lr": 0.01, "decoupled": True}]:
         check(hyper)
 
 
@@ -188,15 +188,16 @@ def test_norms_are_summed_in_memory_order_level_by_level() -> None:
 @pytest.mark.parametrize("kernel", rf.kernels())
 @pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16], ids=str)
 def test_every_half_is_loaded_right(kernel: str, dtype: Any) -> None:
-    """As gradients of float32 parameters: with rho = 1, s = 1 and lr = 1 each is subtracted as it is."""
+    """As gradients of float32 parameters: with rho = s = lr = 1 each is subtracted as it is, or scaled down."""
     rf.set_kernel(kernel)
     g = np.arange(2**16, dtype=np.uint16).view(dtype)
-    p = np.zeros(g.size, np.float32)
-    rf.step(p, g, rf.init(p, rho=1, initial_s=1, eps=0, lr=1))
-    with np.errstate(all="ignore"):
-        numbers = g.astype(np.float32)
-        mean = 1 + 0 * (numbers * numbers)  # NaN where the square overflows
-        assert same_bits(p, 0 - 1 / np.sqrt(mean) * numbers)
+    for scale in (1, 2.0**70):  # where squares do not overflow
+        p = np.zeros(g.size, np.float32)
+        rf.step(p, g, rf.init(p, rho=1, initial_s=1, eps=0, lr=1, grad_scale=scale))
+        with np.errstate(all="ignore"):
+            numbers = g.astype(np.float32) * np.float32(1 / scale)
+            mean = 1 + 0 * (numbers * numbers)  # NaN where the square overflows
+            assert same_bits(p, 0 - 1 / np.sqrt(mean) * numbers)
 
 
 @pytest.mark.core
@@ -286,9 +287,20 @@ def test_what_is_finite_is_judged_after_the_multiplier() -> None:
     state = rf.init(p64, skip_nonfinite=True, clip_global_norm=1)
     rf.step(p64, g64, state)
     assert (state.steps, state.skipped, state.grad_norm) == (0, 1, math.inf)
-    state = rf.init(p64, skip_nonfinite=True, grad_scale=1e200)
-    rf.step(p64, g64, state)
-    assert (state.steps, state.skipped) == (1, 0)
+    for step in (rf.step, rf.reference.step):
+        rows: list[tuple[dict[str, Any], int]] = [
+            ({"grad_scale": 1e200}, 0),
+            ({"grad_scale": 1e300, "clip_norm": 1e-250}, 1),  # the norm overflows
+            ({"grad_scale": 1e-100, "clip_norm": 1e-250}, 1),
+            ({"grad_scale": 1e100, "clip_norm": 1e-250}, 1),
+        ]
+        for hyper, skipped in rows:
+            state = rf.init(p64, skip_nonfinite=True, **hyper)
+            step(p64, g64, state)
+            assert (state.steps, state.skipped) == (1 - skipped, skipped)
+        state = rf.init(p64, skip_nonfinite=True, grad_scale=1e300, clip_norm=1e-250)
+        step(p64, np.full(9, 1e100), state)  # the norm is finite, the multiplier is 0
+        assert (state.steps, state.skipped) == (1, 0)
 
 
 @pytest.mark.core

@@ -402,6 +402,7 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"bounds": [(0, 1)] * 2}, ValueError, "bounds: expected none, as RMSprop has no use for it, got [(0, 1), (0, 1)]"),
     ({"constraints": {"type": "eq"}}, ValueError, "constraints: expected none, as RMSprop has no use for it, got {"),
     ({"maximize": True}, ValueError, "maximize: expected False (to maximise, minimise -fun), got True"),
+    ({"skip_nonfinite": True}, ValueError, "skip_nonfinite: expected False (x would stand still), got True"),
     ({"maxiter": 5}, TypeError, "got 'maxiter'"),
 ]
 

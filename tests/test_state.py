@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import OrderedDict, namedtuple
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -12,6 +15,8 @@ import rmsprop_fast as rf
 from bits import same_bits
 
 pytestmark = pytest.mark.core
+
+BFLOAT16: Any = ml_dtypes.bfloat16
 
 
 def test_the_example_of_the_readme() -> None:
@@ -104,7 +109,10 @@ def test_hyper_parameters_may_change_between_steps() -> None:
     assert (state.lr, state.rho, state.eps) == (0.1 / 5, 0.5 + 0.1 * 4, 10.0**-4)
 
 
-@pytest.mark.parametrize("number", [1, np.float32(0.5), np.float64(0.5), np.int64(2), np.array(0.25), np.array(3)])
+@pytest.mark.parametrize(
+    "number",
+    [1, np.float32(0.5), np.float64(0.5), np.int64(2), np.array(0.25), np.array(3), np.float16(2), BFLOAT16(0.5)],
+)
 def test_what_counts_as_a_number(number: Any) -> None:
     state = rf.init(np.zeros(3), lr=number)
     assert state.lr == float(number)
@@ -142,6 +150,13 @@ def test_lr_arrays_take_the_memory_order_of_their_leaf() -> None:
     np.testing.assert_array_equal(state.lr, lr)
 
 
+def test_lr_arrays_of_bfloat16() -> None:
+    p = np.zeros(3, BFLOAT16)
+    state = rf.init(p, lr=np.full(3, 0.5, BFLOAT16))
+    assert state.lr.dtype == np.float32
+    assert np.all(state.lr == 0.5)
+
+
 def test_resuming_continues_the_same_path() -> None:
     random = np.random.default_rng(0)
     grads = random.standard_normal((10, 6))
@@ -165,6 +180,49 @@ def test_resuming_continues_the_same_path() -> None:
     assert second.steps == 2**63 - 1
 
 
+def test_counters_stay_at_their_maximum() -> None:
+    p = np.zeros(1)
+    state = rf.init(p, skip_nonfinite=True)
+    state.steps = state.skipped = 2**63 - 1
+    rf.step(p, np.ones(1), state)
+    rf.step(p, np.full(1, np.nan), state)
+    assert state.steps == state.skipped == 2**63 - 1
+
+
+def test_momentum_may_be_set_to_0() -> None:
+    p, expected, g = np.zeros(3), np.zeros(3), np.arange(3.0)
+    state, expected_state = rf.init(p, momentum=0.9), rf.init(expected, momentum=0.9)
+    for momentum in (0.9, 0, 0.5):
+        state.momentum = expected_state.momentum = momentum
+        rf.step(p, g, state)
+        rf.reference.step(expected, g, expected_state)
+    assert same_bits(p, expected)
+
+
+@pytest.mark.parametrize("setup", ["", "sys.modules['ml_dtypes'] = None", "sys.modules['ml_dtypes'] = sys"])
+def test_without_ml_dtypes(setup: str) -> None:
+    """It may be absent, blocked, or in the middle of being imported; and it may come later."""
+    code = f"""
+import sys
+import numpy as np, rmsprop_fast as rf
+{setup}
+for dtype in (np.float16, np.float32, np.float64):
+    p = np.ones(3, dtype)
+    rf.step(p, np.ones(3, dtype), rf.init(p))
+try:
+    rf.step(p, np.ones(3, np.int16), rf.init(p))
+except TypeError as error:
+    assert "expected float64" in str(error)
+else:
+    raise AssertionError
+sys.modules.pop("ml_dtypes", None)
+import ml_dtypes
+p = np.ones(3, ml_dtypes.bfloat16)
+rf.step(p, p.copy(), rf.init(p))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_subclasses_of_ndarray_without_a_mask(tmp_path: Any) -> None:
     p = np.memmap(tmp_path / "p", np.float32, "w+", shape=(4,))
     state = rf.init(p)
@@ -174,8 +232,6 @@ def test_subclasses_of_ndarray_without_a_mask(tmp_path: Any) -> None:
 
 
 def test_the_state_keeps_no_parameters_alive() -> None:
-    import sys
-
     p, g = np.zeros(3), np.ones(3)
     state = rf.init(p)
     before = sys.getrefcount(p), sys.getrefcount(g)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import json
 import sys
 from importlib.resources import as_file, files
@@ -99,13 +100,20 @@ def _family(options: argparse.Namespace) -> None:
     hyper = {}
     for text in given:
         name, _, value = text.partition("=")
+        if name in hyper:
+            raise InputError(f"{name}: expected once, got {text!r} after another")
         try:
             hyper[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             raise InputError(f"{name}: expected NAME=VALUE, with a number, True, False or None, got {text!r}") from None
+    if preset:
+        convention = getattr(presets, preset)
+        known = list(inspect.signature(convention).parameters)
+        for name in hyper:
+            if name not in known:
+                raise InputError(f"{preset}: expected options among {', '.join(known)}, got {name!r}")
+        hyper = convention(**hyper)
     try:
-        if preset:
-            hyper = getattr(presets, preset)(**hyper)
         state = rmsprop_fast.init((), **hyper)
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from None

@@ -19,22 +19,31 @@ def equations(state: State) -> str:
     -------
     str
         Lines of NumPy code: the numbers, the arrays as they start, and a step of one array ``p`` with gradient ``g``.
-        Mathematically what `rmsprop_fast.step` does; `rmsprop_fast.reference` has the order in which it rounds.
+        An lr that is a tree has no value there. Mathematically what `rmsprop_fast.step` does; `rmsprop_fast.reference`
+        has the order in which it rounds.
+
+    Raises
+    ------
+    TypeError
+        For anything but a state.
 
     Examples
     --------
     >>> import numpy as np, rmsprop_fast as rf
     >>> print(rf.equations(rf.init(np.zeros(3), eps_inside_sqrt=True)))
     lr, rho, eps = 0.01, 0.999, 1e-08
-    s = 0
+    s = 0.0
     <BLANKLINE>
     # step t = 1, 2, ...
     s = rho * s + (1 - rho) * g**2
     step_size = lr / sqrt(s + eps)
     p = p - step_size * g
     """
-    numbers = ["lr", "rho", "eps"]
-    starts = [f"v, m = {state.initial_s:g}, 0" if state.centered else f"s = {state.initial_s:g}"]
+    if not isinstance(state, State):
+        raise TypeError(f"state: expected a rmsprop_fast.State, got {type(state).__name__}")
+    numbers = ["lr"] if isinstance(state.lr, float) else []
+    numbers += ["rho", "eps"]
+    starts = [f"v, m = {state.initial_s}, 0" if state.centered else f"s = {state.initial_s}"]
     lines = ["# step t = 1, 2, ..."]
 
     if state.grad_scale != 1:

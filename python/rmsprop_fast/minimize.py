@@ -86,7 +86,7 @@ def minimize(
     constraints : empty sequence or None, default ()
         See hess.
     hyper : optional
-        Other hyper-parameters of `rmsprop_fast.init`, such as ``centered=True``, but ``maximize``.
+        Other hyper-parameters of `rmsprop_fast.init`, such as ``centered=True``; not ``maximize``, ``skip_nonfinite``.
 
     Returns
     -------
@@ -147,6 +147,8 @@ def minimize(
         raise ValueError(f"tol: expected a finite number of at least 0, got {tol}")
     if hyper.get("maximize"):
         raise ValueError(f"maximize: expected False (to maximise, minimise -fun), got {hyper['maximize']!r}")
+    if hyper.get("skip_nonfinite"):
+        raise ValueError(f"skip_nonfinite: expected False (x would stand still), got {hyper['skip_nonfinite']!r}")
     x = _real_array("x0", x0)
     if x.ndim > 1:
         raise ValueError(f"x0: expected one dimension, got shape {x.shape}")

@@ -43,10 +43,13 @@ def step(params: Any, grads: Any, state: State) -> None:
     means = state.variance if state.centered else state.s
     leaves = list(_leaves(means, params, grads, state.grad_avg, state.momentum_buffer, state.lr))
     with np.errstate(all="ignore"):
-        multipliers = _multipliers([g for _, _, g, *_ in leaves], state)
-        if state.skip_nonfinite and not all(
-            multiplier != 0 and _has_finite_squares(s.dtype.type(multiplier) * g.astype(s.dtype))
-            for multiplier, (s, _, g, *_) in zip(multipliers, leaves, strict=True)
+        multipliers, clipping_norms = _multipliers([g for _, _, g, *_ in leaves], state)
+        if state.skip_nonfinite and not (
+            np.isfinite(clipping_norms).all()
+            and all(
+                _has_finite_squares(s.dtype.type(multiplier) * g.astype(s.dtype))
+                for multiplier, (s, _, g, *_) in zip(multipliers, leaves, strict=True)
+            )
         ):
             state.skipped += 1
             return
@@ -103,8 +106,8 @@ def _divisor(s: NDArray[Any], state: State) -> Any:
     return np.sqrt(s + eps) if state.eps_inside_sqrt else np.sqrt(s) + eps
 
 
-def _multipliers(grads: list[NDArray[Any]], state: State) -> list[float]:
-    """Return what the gradients of each leaf are multiplied by first, and set the state's grad_norm."""
+def _multipliers(grads: list[NDArray[Any]], state: State) -> tuple[list[float], list[float]]:
+    """Return what the gradients of each leaf are multiplied by first, and the norms that clip; set grad_norm."""
     norms, norm = [math.nan] * len(grads), math.nan
     state._set_grad_norm(None)
     if state.clip_norm is not None or state.clip_global_norm is not None or state.skip_nonfinite:
@@ -117,7 +120,9 @@ def _multipliers(grads: list[NDArray[Any]], state: State) -> list[float]:
         return 1.0 if most is None or norm <= most else most / norm
 
     clipped = [clip(state.clip_norm, leaf_norm) * clip(state.clip_global_norm, norm) for leaf_norm in norms]
-    return [(-1 if state.maximize else 1) * factor / state.grad_scale for factor in clipped]
+    multipliers = [(-1 if state.maximize else 1) * factor / state.grad_scale for factor in clipped]
+    clipping = norms if state.clip_norm is not None else [norm] if state.clip_global_norm is not None else []
+    return multipliers, clipping
 
 
 def _sum_of_squares(g: NDArray[Any]) -> float:

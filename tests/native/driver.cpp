@@ -73,7 +73,7 @@ int main() {
   hyper.centered = next() != 0;
   hyper.weight_decay = next();
   hyper.clip_global_norm = next();
-  prepare(hyper);
+  derive(hyper);
   const Arrays<float, float> singles(size, Element::float32);
   const Arrays<double, double> doubles(size, Element::float64);
   const Arrays<std::uint16_t, float> halves(size, Element::float16);

@@ -91,7 +91,8 @@ void update(Param* __restrict params, const Grad* __restrict grads, Real* __rest
 
     if constexpr (with & variant::options) {
       g = h.multiplier * g;
-      g = g > h.clip_value ? h.clip_value : g < -h.clip_value ? -h.clip_value : g;
+      g = h.clip_value < g ? h.clip_value : g;  // in this order each is one instruction, and NaN stays
+      g = -h.clip_value > g ? -h.clip_value : g;
     }
     if constexpr (with & variant::l2) g = g + h.weight_decay * p;
     if constexpr (with & variant::decoupled) p = p - lr[i] * h.weight_decay * p;

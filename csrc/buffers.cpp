@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
-#include <numeric>
 #include <utility>
 
 namespace rmsprop_fast {
@@ -25,19 +24,18 @@ struct Name {
 
 const py::detail::PyArray_Proxy& array_of(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
 
-// An element type: its name, its size and alignment in bytes, and NumPy's number for it.
+// An element type: its name, and NumPy's number for it.
 struct Type {
   Element element;
   const char* name;
-  std::size_t size;
   int number;
 };
 constexpr int npy_half = 23;      // which pybind11 does not name
 constexpr int not_imported = -1;  // bfloat16 is of ml_dtypes; until somebody imports that, there are no such arrays
-Type types[] = {{Element::float32, "float32", 4, py::detail::npy_api::NPY_FLOAT_},
-                {Element::float64, "float64", 8, py::detail::npy_api::NPY_DOUBLE_},
-                {Element::float16, "float16", 2, npy_half},
-                {Element::bfloat16, "bfloat16", 2, not_imported}};
+Type types[] = {{Element::float32, "float32", py::detail::npy_api::NPY_FLOAT_},
+                {Element::float64, "float64", py::detail::npy_api::NPY_DOUBLE_},
+                {Element::float16, "float16", npy_half},
+                {Element::bfloat16, "bfloat16", not_imported}};
 
 const Type& type_of(Element element) { return types[static_cast<int>(element)]; }
 
@@ -51,7 +49,7 @@ void find_bfloat16() {
 
 std::string text(py::handle object) { return py::str(object); }
 
-std::string tuple_text(const std::vector<py::ssize_t>& numbers) { return text(py::tuple(py::cast(numbers))); }
+std::string tuple_text(const std::vector<std::int64_t>& numbers) { return text(py::tuple(py::cast(numbers))); }
 
 std::string describe(py::handle array) { return text(array.attr("dtype")) + " of shape " + text(array.attr("shape")); }
 
@@ -88,24 +86,10 @@ void require_memory(py::handle array, Element element, Role role, const Name& na
   const auto& proxy = array_of(array);
   if (role != Role::grads && !(proxy.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
     throw py::value_error(name() + ": expected a writeable array, got a read-only one");
-  const std::size_t alignment = type_of(element).size;
+  const std::size_t alignment = size_of(element);
   if (reinterpret_cast<std::uintptr_t>(proxy.data) & (alignment - 1))
     throw py::value_error(name() + ": expected memory aligned to " + std::to_string(alignment) +
                           " bytes, got address " + std::to_string(reinterpret_cast<std::uintptr_t>(proxy.data)));
-}
-
-// Dense: the elements fill one block of memory without gaps, with the axes in any order.
-bool is_dense(const Layout& layout) {
-  std::vector<std::size_t> axes(layout.shape.size());
-  std::iota(axes.begin(), axes.end(), std::size_t{0});
-  std::erase_if(axes, [&](std::size_t axis) { return layout.shape[axis] == 1; });
-  std::sort(axes.begin(), axes.end(), [&](auto a, auto b) { return layout.strides[a] < layout.strides[b]; });
-  py::ssize_t expected = 1;
-  for (const std::size_t axis : axes) {
-    if (layout.strides[axis] != expected) return false;
-    expected *= layout.shape[axis];
-  }
-  return true;
 }
 
 Layout learn(py::handle array, const Name& name) {
@@ -118,23 +102,23 @@ Layout learn(py::handle array, const Name& name) {
                          describe(array));
   const auto& proxy = array_of(array);
   Layout layout{type->element, {proxy.dimensions, proxy.dimensions + proxy.nd}, {}, 1};
-  for (const py::ssize_t length : layout.shape) layout.size *= static_cast<std::size_t>(length);
+  for (const std::int64_t length : layout.shape) layout.size *= static_cast<std::size_t>(length);
   bool whole_elements = true;
-  const auto bytes = static_cast<py::ssize_t>(type->size);
+  const auto bytes = static_cast<std::int64_t>(size_of(type->element));
   for (std::size_t axis = 0; axis < layout.shape.size(); ++axis) {
     layout.strides.push_back(proxy.strides[axis] / bytes);
     whole_elements &= layout.shape[axis] == 1 || proxy.strides[axis] % bytes == 0;
   }
-  if (layout.size > 0 && !(whole_elements && is_dense(layout)))
+  if (layout.size > 0 && !(whole_elements && is_dense(layout.shape, layout.strides)))
     throw py::value_error(name() + ": expected dense memory, got " + describe(array) + " with strides " +
                           text(array.attr("strides")));
   require_memory(array, type->element, Role::params, name);
   return layout;
 }
 
-std::vector<py::ssize_t> in_bytes(const std::vector<py::ssize_t>& strides, Element element) {
-  std::vector<py::ssize_t> bytes = strides;
-  for (py::ssize_t& stride : bytes) stride *= static_cast<py::ssize_t>(type_of(element).size);
+std::vector<std::int64_t> in_bytes(const std::vector<std::int64_t>& strides, Element element) {
+  std::vector<std::int64_t> bytes = strides;
+  for (std::int64_t& stride : bytes) stride *= static_cast<std::int64_t>(size_of(element));
   return bytes;
 }
 
@@ -157,7 +141,7 @@ Memory memory_of(py::handle array, const Layout& layout, Role role, const Name& 
     if (right_element) throw py::value_error(message);
     throw py::type_error(message);
   }
-  const auto bytes = static_cast<py::ssize_t>(type_of(element).size);
+  const auto bytes = static_cast<std::int64_t>(size_of(element));
   for (std::size_t axis = 0; layout.size > 0 && axis < layout.shape.size(); ++axis)
     if (layout.shape[axis] > 1 && proxy.strides[axis] != layout.strides[axis] * bytes)
       throw py::value_error(name() + ": expected strides " + tuple_text(in_bytes(layout.strides, element)) +
@@ -179,8 +163,6 @@ bool has_real_numbers(py::handle array) {
   const auto dtype = array.attr("dtype");
   return std::string("fiu").find(text(dtype.attr("kind"))) != std::string::npos || text(dtype) == "bfloat16";
 }
-
-Element compute_type(Element element) { return element == Element::float64 ? Element::float64 : Element::float32; }
 
 Buffers::Buffers(py::handle params) : tree_(params, "params") {
   const Held held(&objects_);
@@ -212,7 +194,7 @@ py::object Buffers::zeros(std::size_t leaf, std::size_t place) const {
   const auto numpy = py::module_::import("numpy");
   constexpr std::size_t large = 64 * 1024, apart = 13 * 64;  // elements; bytes, whole cache lines
   const std::size_t offset = layout.size >= large ? place * apart : 0;
-  const auto memory = numpy.attr("zeros")(layout.size + offset / type_of(element).size, type_of(element).name);
+  const auto memory = numpy.attr("zeros")(layout.size + offset / size_of(element), type_of(element).name);
   return numpy.attr("ndarray")(py::tuple(py::cast(layout.shape)), memory.attr("dtype"), memory, offset,
                                py::tuple(py::cast(in_bytes(layout.strides, element))));
 }
@@ -264,43 +246,22 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
     for (const Kept& kept : kept_)
       update(leaf.*kept.member, memory_of(kept.arrays[i], layout, Role::kept, {tree_, kept.name, i}).address);
   }
-  if (!same) check_overlaps();
+  if (!same) require_no_overlap();
   disjoint_ = true;
   return held;
 }
 
-void Buffers::check_overlaps() const {
-  struct Span {
-    std::uintptr_t begin, end;
-    bool written;
-    const char* root;
-    std::size_t leaf;
+void Buffers::require_no_overlap() const {
+  const auto overlap = find_overlap(leaves_);
+  if (!overlap) return;
+  const auto name = [&](const Place& place) {
+    const char* root = place.written ? "params" : "grads";
+    for (const Kept& kept : kept_)
+      if (kept.member == place.written) root = kept.name;
+    return tree_.leaf_name(root, place.leaf);
   };
-  std::vector<Span> spans;
-  for (std::size_t i = 0; i < leaves_.size(); ++i) {
-    const Leaf& leaf = leaves_[i];
-    if (leaf.size == 0) continue;
-    const auto add = [&](const void* address, Element element, bool written, const char* root) {
-      const auto begin = reinterpret_cast<std::uintptr_t>(address);
-      spans.push_back({begin, begin + leaf.size * type_of(element).size, written, root, i});
-    };
-    add(leaf.p, leaf.element, true, "params");
-    add(leaf.g, leaf.grad_element, false, "grads");
-    for (const Kept& kept : kept_) add(leaf.*kept.member, compute_type(leaf.element), true, kept.name);
-  }
-  std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
-
-  // The spans so far that reach furthest: of those written, and of all.
-  const Span* written = nullptr;
-  const Span* any = nullptr;
-  for (const Span& span : spans) {
-    const Span* before = span.written ? any : written;
-    if (before && before->end > span.begin)
-      throw py::value_error(tree_.leaf_name(before->root, before->leaf) + ": overlaps the memory of " +
-                            tree_.leaf_name(span.root, span.leaf) + ", expected arrays apart from each other");
-    if (!any || span.end > any->end) any = &span;
-    if (span.written && (!written || span.end > written->end)) written = &span;
-  }
+  throw py::value_error(name(overlap->first) + ": overlaps the memory of " + name(overlap->second) +
+                        ", expected arrays apart from each other");
 }
 
 }  // namespace rmsprop_fast

@@ -5,11 +5,13 @@
 #include <pybind11/pybind11.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "kernel.hpp"
+#include "memory.hpp"
 #include "tree.hpp"
 
 namespace rmsprop_fast {
@@ -17,13 +19,10 @@ namespace rmsprop_fast {
 // How a leaf lies in memory. Sizes and strides in elements, as the arrays of a leaf differ in type.
 struct Layout {
   Element element;  // of the parameters
-  std::vector<py::ssize_t> shape;
-  std::vector<py::ssize_t> strides;
+  std::vector<std::int64_t> shape;
+  std::vector<std::int64_t> strides;
   std::size_t size;
 };
-
-// What parameters are computed in, and what is kept between steps for them.
-Element compute_type(Element element);
 
 // A masked array, whose mask we would ignore?
 bool is_masked(py::handle array);
@@ -82,7 +81,7 @@ class Buffers {
   std::vector<py::object> objects_;  // of the call that is running; a member to spare each call the allocation
   bool disjoint_ = false;            // the addresses in `leaves_` were checked for overlaps
 
-  void check_overlaps() const;
+  void require_no_overlap() const;
 };
 
 }  // namespace rmsprop_fast

@@ -13,12 +13,13 @@ std::size_t blocks_of(const Leaf& leaf) { return (leaf.size + block_size - 1) / 
 
 double clip(double most, double norm) { return most == no_limit || norm <= most ? 1 : most / norm; }
 
+double multiplier_of_leaf(const Leaf& leaf, double leaf_norm, double norm) {
+  const Hyper& hyper = *leaf.hyper;
+  return multiplier_of(hyper, clip(hyper.clip_norm, leaf_norm) * clip(hyper.clip_global_norm, norm));
+}
+
 // A norm that overflows would clip everything to 0.
 bool is_usable(double most, double norm) { return most == no_limit || std::isfinite(norm); }
-
-double multiplier_of(const Hyper& hyper, double clipped) {
-  return (hyper.maximize ? -clipped : clipped) / hyper.grad_scale;
-}
 
 template <class Real>
 bool has_finite_square(double multiplier, double g) {
@@ -41,22 +42,11 @@ bool has_finite_squares(const Leaf& leaf, const double* sums, double multiplier,
 
 }  // namespace
 
-void derive(Hyper& hyper) {
-  const bool clips_norm = hyper.clip_norm != no_limit || hyper.clip_global_norm != no_limit;
-  hyper.needs_gradient = clips_norm || hyper.skip_nonfinite;
-  hyper.unclipped_multiplier = multiplier_of(hyper, 1);
-
-  hyper.variant = hyper.nesterov ? variant::nesterov : 0;
-  if (hyper.weight_decay != 0) hyper.variant |= hyper.decoupled ? variant::decoupled : variant::l2;
-  if (clips_norm || hyper.unclipped_multiplier != 1 || hyper.clip_value != no_limit || hyper.weight_decay != 0 ||
-      hyper.eps_inside_sqrt)
-    hyper.variant |= variant::options;
-}
-
-Gradient::Gradient(std::span<const Leaf> leaves) : multipliers_(leaves.size()) {
+void Gradient::prepare(std::span<const Leaf> leaves) {
   std::size_t count = 0;
   for (const Leaf& leaf : leaves) count += blocks_of(leaf);
   sums_.resize(count);
+  multipliers_.resize(leaves.size());
 }
 
 void Gradient::measure(std::span<const Leaf> leaves, const KernelTable& kernels, std::size_t begin, std::size_t end) {
@@ -73,30 +63,39 @@ void Gradient::measure(std::span<const Leaf> leaves, const KernelTable& kernels,
   }
 }
 
-void Gradient::conclude(std::span<const Leaf> leaves, const KernelTable& kernels, const Hyper& hyper) {
-  const auto norm = [&](double sum_of_squares) { return std::sqrt(sum_of_squares) / hyper.grad_scale; };
+void Gradient::conclude(std::span<const Leaf> leaves, const KernelTable& kernels) {
+  const auto norm = [&](std::size_t leaf, double sum_of_squares) {
+    return std::sqrt(sum_of_squares) / leaves[leaf].hyper->grad_scale;
+  };
 
   // Blocks in order, then leaves in order. A leaf's norm waits in the place of its multiplier.
   double sum = 0;
   const double* sums = sums_.data();
   for (std::size_t i = 0; i < leaves.size(); ++i) {
     const double leaf_sum = std::accumulate(sums, sums + blocks_of(leaves[i]), 0.0);
-    multipliers_[i] = norm(leaf_sum);
+    multipliers_[i] = norm(i, leaf_sum);
     sum += leaf_sum;
     sums += blocks_of(leaves[i]);
   }
-  norm_ = norm(sum);
+  norm_ = leaves.empty() ? 0 : norm(0, sum);
 
   is_finite_ = true;
   sums = sums_.data();
   for (std::size_t i = 0; i < leaves.size(); ++i) {
+    const Hyper& hyper = *leaves[i].hyper;
     const double leaf_norm = multipliers_[i];
-    multipliers_[i] = multiplier_of(hyper, clip(hyper.clip_norm, leaf_norm) * clip(hyper.clip_global_norm, norm_));
+    multipliers_[i] = multiplier_of_leaf(leaves[i], leaf_norm, norm_);
     if (hyper.skip_nonfinite && is_finite_)
       is_finite_ = is_usable(hyper.clip_norm, leaf_norm) && is_usable(hyper.clip_global_norm, norm_) &&
                    has_finite_squares(leaves[i], sums, multipliers_[i], kernels);
     sums += blocks_of(leaves[i]);
   }
+}
+
+void Gradient::conclude(std::span<const Leaf> leaves, double norm) {
+  norm_ = norm;
+  is_finite_ = std::isfinite(norm);
+  for (std::size_t i = 0; i < leaves.size(); ++i) multipliers_[i] = multiplier_of_leaf(leaves[i], 0, norm);
 }
 
 }  // namespace rmsprop_fast

@@ -9,20 +9,20 @@
 
 namespace rmsprop_fast {
 
-// Works out what follows from the hyper-parameters, once they are set: see the end of hyper.hpp.
-void derive(Hyper& hyper);
-
 class Gradient {
  public:
-  // Makes room, once, for the gradients of these leaves.
-  explicit Gradient(std::span<const Leaf> leaves);
+  // Makes room for the gradients of these leaves.
+  void prepare(std::span<const Leaf> leaves);
 
   // Sums up the squares in the blocks that begin in [begin, end), where the elements of all leaves are counted through.
   // Each block has a sum of its own, so that no bit depends on how they are shared out.
   void measure(std::span<const Leaf> leaves, const KernelTable& kernels, std::size_t begin, std::size_t end);
 
   // Draws the conclusions, once everything is measured.
-  void conclude(std::span<const Leaf> leaves, const KernelTable& kernels, const Hyper& hyper);
+  void conclude(std::span<const Leaf> leaves, const KernelTable& kernels);
+
+  // Draws them from the norm of a gradient of which these leaves are only a part.
+  void conclude(std::span<const Leaf> leaves, double norm);
 
   // Of all leaves, after unscaling and before clipping.
   double norm() const { return norm_; }

@@ -27,12 +27,19 @@ struct Hyper {
   double clip_global_norm = no_limit;
   bool skip_nonfinite = false;
 
-  // What follows from these; see derive() in gradient.hpp.
+  // What follows from these, by derive().
   int variant = 0;              // of the kernels, as far as all leaves have it in common
   bool needs_gradient = false;  // must a step look at the whole gradient before it changes anything?
   double unclipped_multiplier = 1;
-
-  double rho_t = rho;  // what stands for rho in the step to come: see bias_correction
 };
+
+// Works out what follows from the hyper-parameters, once they are set.
+void derive(Hyper& hyper);
+
+// What gradients are multiplied by, if clipping by a norm asks for the factor `clipped`.
+double multiplier_of(const Hyper& hyper, double clipped);
+
+// What stands for rho in step t, counted from 1: see bias_correction.
+double rho_in_step(const Hyper& hyper, double t);
 
 }  // namespace rmsprop_fast

@@ -38,13 +38,13 @@ inline int64_t magnitude(double x) { return __builtin_bit_cast(int64_t, x) & INT
 // The hyper-parameters of a step: computed in double and rounded once, here.
 template <class Real>
 struct Rounded {
-  Rounded(const Hyper& hyper, double multiplier_)
+  Rounded(const Hyper& hyper, double rho_t, double multiplier_)
       : multiplier(static_cast<Real>(multiplier_)),
         clip_value(static_cast<Real>(hyper.clip_value)),
         weight_decay(static_cast<Real>(hyper.weight_decay)),
-        rho(static_cast<Real>(hyper.rho_t)),
-        one_minus_rho(static_cast<Real>(1 - hyper.rho_t)),
-        rho_one_minus_rho(static_cast<Real>(hyper.rho_t * (1 - hyper.rho_t))),
+        rho(static_cast<Real>(rho_t)),
+        one_minus_rho(static_cast<Real>(1 - rho_t)),
+        rho_one_minus_rho(static_cast<Real>(rho_t * (1 - rho_t))),
         eps(static_cast<Real>(hyper.eps)),
         eps_inside(hyper.eps_inside_sqrt ? eps : 0),
         eps_outside(hyper.eps_inside_sqrt ? 0 : eps),
@@ -126,7 +126,7 @@ void update(Param* __restrict params, const Grad* __restrict grads, Real* __rest
 }
 
 template <class Param, class Grad, int with>
-void update_leaf(const Leaf& leaf, const Hyper& hyper, double multiplier, std::size_t begin, std::size_t end) {
+void update_leaf(const Leaf& leaf, double multiplier, std::size_t begin, std::size_t end) {
   using Real = Compute<Param>;
   const auto at = [begin](auto* array) { return array ? array + begin : nullptr; };
   Param* p = at(static_cast<Param*>(leaf.p));
@@ -134,11 +134,11 @@ void update_leaf(const Leaf& leaf, const Hyper& hyper, double multiplier, std::s
   Real* s = at(static_cast<Real*>(leaf.s));
   Real* m = at(static_cast<Real*>(leaf.m));
   Real* b = at(static_cast<Real*>(leaf.b));
-  const Rounded<Real> rounded(hyper, multiplier);
+  const Rounded<Real> rounded(*leaf.hyper, leaf.rho_t, multiplier);
   const auto run = [&](auto lr, auto lr_inside, auto lr_outside) {
     update<with>(p, g, s, m, b, lr, lr_inside, lr_outside, rounded, end - begin);
   };
-  const bool inside = !(with & variant::momentum) || hyper.lr_in_momentum;
+  const bool inside = !(with & variant::momentum) || leaf.hyper->lr_in_momentum;
   if constexpr (with & variant::lr_per_element) {
     const Real* lr = at(static_cast<const Real*>(leaf.lr));
     run(lr, ArrayOrOne<Real>(lr, inside), ArrayOrOne<Real>(lr, !inside));

@@ -28,10 +28,12 @@ struct Leaf {
   std::size_t size = 0;
   Element element = Element::float32;
   Element grad_element = Element::float32;
+  const Hyper* hyper = nullptr;  // may be those of many leaves
+  double rho_t = 0;              // what stands for rho in the step to come
 };
 
 // Updates the elements [begin, end) of a leaf, the gradients of which it multiplies by `multiplier` first.
-using Kernel = void (*)(const Leaf& leaf, const Hyper& hyper, double multiplier, std::size_t begin, std::size_t end);
+using Kernel = void (*)(const Leaf& leaf, double multiplier, std::size_t begin, std::size_t end);
 
 // What the gradients [begin, end) of a leaf come to.
 using Reduction = double (*)(const Leaf& leaf, std::size_t begin, std::size_t end);

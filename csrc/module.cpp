@@ -33,6 +33,13 @@ void take_interpreter_lock(PyThreadState* thread) {
   }
 }
 
+bool run(const parallel::Work& work) {
+  PyThreadState* const thread = work.elements >= large_work ? PyEval_SaveThread() : nullptr;
+  const bool done = parallel::run(work);
+  if (thread) take_interpreter_lock(thread);
+  return done;
+}
+
 void step(py::handle params, py::handle grads, py::handle state_object) {
   static const py::detail::type_info* const type = py::detail::get_type_info(typeid(State));  // found once
   if (Py_TYPE(state_object.ptr()) != type->type)                                              // which is final
@@ -41,14 +48,12 @@ void step(py::handle params, py::handle grads, py::handle state_object) {
   auto* const instance = reinterpret_cast<py::detail::instance*>(state_object.ptr());
   auto& state = *static_cast<State*>(instance->get_value_and_holder().value_ptr());
 
-  const State::InUse in_use(state);
+  const InUse in_use(state.in_use(), "state");
   Buffers& buffers = state.buffers();
   const auto held = buffers.bind(params, grads);  // every check; nothing has been written so far
-  PyThreadState* const thread = buffers.elements() >= large_work ? PyEval_SaveThread() : nullptr;
-  const bool done =
-      parallel::run({buffers.leaves(), buffers.elements(), state.begin_step(), dispatch::kernels(), state.gradient()});
-  if (thread) take_interpreter_lock(thread);
-  state.end_step(done);
+  state.begin_step();
+  state.end_step(
+      run({buffers.leaves(), buffers.elements(), dispatch::kernels(), state.gradient(), parallel::threads()}));
 }
 
 // `step` by the interpreter's own calling convention: pybind11's takes longer than a step of 64 elements.

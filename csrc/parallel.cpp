@@ -44,39 +44,52 @@ void update(const Work& work, std::size_t begin, std::size_t end) {
   for (std::size_t i = 0; i < work.leaves.size() && end > 0; ++i) {
     const Leaf& leaf = work.leaves[i];
     if (begin < leaf.size) {
-      int with = work.hyper.variant;
+      int with = leaf.hyper->variant;
       if (leaf.lr) with |= variant::options | variant::lr_per_element;
       if (leaf.m) with |= variant::centered;
       if (leaf.b) with |= variant::momentum;
       const auto& kernels = work.kernels.update[static_cast<int>(leaf.element)][static_cast<int>(leaf.grad_element)];
       const double multiplier =
-          work.hyper.needs_gradient ? work.gradient.multiplier(i) : work.hyper.unclipped_multiplier;
-      kernels[with](leaf, work.hyper, multiplier, begin, std::min(end, leaf.size));
+          leaf.hyper->needs_gradient ? work.gradient.multiplier(i) : leaf.hyper->unclipped_multiplier;
+      kernels[with](leaf, multiplier, begin, std::min(end, leaf.size));
     }
     begin -= std::min(begin, leaf.size);
     end -= std::min(end, leaf.size);
   }
 }
 
-bool is_skipped(const Work& work) { return work.hyper.skip_nonfinite && !work.gradient.is_finite(); }
+// Must something be known of the gradients before anything changes?
+bool needs_gradient(const Work& work) { return !work.leaves.empty() && work.leaves.front().hyper->needs_gradient; }
+
+void measure(const Work& work, std::size_t begin, std::size_t end) {
+  if (!work.norm) work.gradient.measure(work.leaves, work.kernels, begin, end);
+}
+
+// False if the step is to be skipped.
+bool conclude(const Work& work) {
+  if (work.norm)
+    work.gradient.conclude(work.leaves, *work.norm);
+  else
+    work.gradient.conclude(work.leaves, work.kernels);
+  return !work.leaves.front().hyper->skip_nonfinite || work.gradient.is_finite();
+}
 
 bool run_serially(const Work& work) {
-  if (work.hyper.needs_gradient) {
-    work.gradient.measure(work.leaves, work.kernels, 0, work.elements);
-    work.gradient.conclude(work.leaves, work.kernels, work.hyper);
-    if (is_skipped(work)) return false;
+  if (needs_gradient(work)) {
+    measure(work, 0, work.elements);
+    if (!conclude(work)) return false;
   }
   update(work, 0, work.elements);
   return true;
 }
 
-bool run_on_threads([[maybe_unused]] int count, const Work& work) {
+bool run_on_threads(const Work& work) {
   // The pool's threads have a floating-point mode of their own (rounding, flush to zero); take the caller's, or the
   // bits would depend on which thread came to an element.
   std::fenv_t callers;
   std::fegetenv(&callers);
   bool goes_on = true;
-#pragma omp parallel num_threads(count)
+#pragma omp parallel num_threads(work.threads)
   {
     std::fenv_t own;
     std::fegetenv(&own);
@@ -87,14 +100,11 @@ bool run_on_threads([[maybe_unused]] int count, const Work& work) {
     const std::size_t grains = (work.elements + grain - 1) / grain;
     const std::size_t begin = grains * index / shares * grain;
     const std::size_t end = std::min(work.elements, grains * (index + 1) / shares * grain);
-    if (work.hyper.needs_gradient) {
-      work.gradient.measure(work.leaves, work.kernels, begin, end);
+    if (needs_gradient(work)) {
+      measure(work, begin, end);
 #pragma omp barrier
 #pragma omp single
-      {
-        work.gradient.conclude(work.leaves, work.kernels, work.hyper);
-        goes_on = !is_skipped(work);
-      }
+      goes_on = conclude(work);
     }
     if (goes_on) update(work, begin, end);
     std::fesetenv(&own);
@@ -141,12 +151,11 @@ void set_shares(std::size_t awake, std::size_t asleep) {
 }
 
 bool run(const Work& work) {
-  const int count = threads();
-  const std::size_t share = work.elements / static_cast<std::size_t>(count);
-  if (count == 1 || share < share_awake) return run_serially(work);
+  const std::size_t share = work.elements / static_cast<std::size_t>(work.threads);
+  if (work.threads == 1 || share < share_awake) return run_serially(work);
 
   const bool awake = std::chrono::steady_clock::now() - last_end < awake_for;
-  const bool done = awake || share >= share_asleep ? run_on_threads(count, work) : run_serially(work);
+  const bool done = awake || share >= share_asleep ? run_on_threads(work) : run_serially(work);
   last_end = std::chrono::steady_clock::now();
   return done;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -26,13 +27,14 @@ void set_threads(int count);
 std::pair<std::size_t, std::size_t> shares();
 void set_shares(std::size_t awake, std::size_t asleep);
 
-// A step of all leaves, `elements` in sum.
+// A step of all leaves, `elements` in sum. Their hyper-parameters agree on what concerns the whole gradient.
 struct Work {
   std::span<const Leaf> leaves;
   std::size_t elements;
-  const Hyper& hyper;
   const KernelTable& kernels;
-  Gradient& gradient;  // where a step that needs it finds what it has to know of its gradients
+  Gradient& gradient;  // prepared for these leaves; where a step that needs it finds what it has to know of gradients
+  int threads;         // at most
+  std::optional<double> norm = {};  // of the whole gradient, if that is not here
 };
 
 // Takes the step, in one parallel region if it is worth it. False if it was to be skipped: then nothing was changed.

@@ -6,54 +6,28 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "buffers.hpp"
 #include "gradient.hpp"
 #include "hyper.hpp"
+#include "in_use.hpp"
+#include "options.hpp"
 
 namespace rmsprop_fast {
-
-// The integer that the value is, or else `otherwise`.
-std::int64_t integer(py::handle value, std::int64_t otherwise);
-
-// What numbers a hyper-parameter may be.
-enum class Range { at_least_0, from_0_to_1, reciprocal, limit, norm };
-
-// A hyper-parameter by its name in Python; lr, which may be a tree, is not among them.
-struct Option {
-  const char* name;
-  double Hyper::* number = nullptr;  // of this range
-  Range range = Range::at_least_0;
-  bool Hyper::* flag = nullptr;  // or True and False
-  bool only_at_init = false;
-};
-std::span<const Option> options();
 
 class State {
  public:
   // The hyper-parameters by name; those that are missing have their defaults.
   State(py::handle params, const py::dict& hyper);
 
-  // While one exists, no other one can: a step of another thread, or an assignment, is refused.
-  class InUse {
-   public:
-    explicit InUse(State& state);
-    ~InUse() { state_.in_use_ = false; }
-    InUse(const InUse&) = delete;
-    InUse& operator=(const InUse&) = delete;
-
-   private:
-    State& state_;
-  };
-
   Buffers& buffers() { return buffers_; }
   Gradient& gradient() { return gradient_; }
+  std::atomic<bool>& in_use() { return in_use_; }
 
-  // The hyper-parameters of the step to come, and what came of it.
-  const Hyper& begin_step();
+  // To be called before a step, and with what came of it after.
+  void begin_step();
   void end_step(bool done);
 
   // The attributes in Python.
@@ -86,7 +60,6 @@ class State {
   std::optional<double> grad_norm_;
   std::atomic<bool> in_use_ = false;
 
-  void read(const Option& option, py::handle value, Hyper& hyper) const;
   void set_count(std::int64_t& count, py::handle value, const char* name);
 };
 

@@ -49,7 +49,9 @@ struct Arrays {
             .lr_number = lr_number,
             .size = p.size(),
             .element = element,
-            .grad_element = element};
+            .grad_element = element,
+            .hyper = &hyper,
+            .rho_t = hyper.rho};
   }
 
   void write_all() const {
@@ -66,7 +68,7 @@ int main() {
   const double lr_number = next();
   const bool lr_per_element = next() != 0;
   Hyper hyper;
-  hyper.rho = hyper.rho_t = next();
+  hyper.rho = next();
   hyper.eps = next();
   hyper.momentum = next();
   hyper.nesterov = next() != 0;
@@ -92,8 +94,9 @@ int main() {
       const std::vector<Leaf> leaves{s.leaf(hyper, lr_per_element, lr_number), d.leaf(hyper, lr_per_element, lr_number),
                                      h.leaf(hyper, lr_per_element, lr_number),
                                      b.leaf(hyper, lr_per_element, lr_number)};
-      Gradient gradient(leaves);
-      parallel::run({leaves, 4 * size, hyper, dispatch::kernels(), gradient});
+      Gradient gradient;
+      gradient.prepare(leaves);
+      parallel::run({leaves, 4 * size, dispatch::kernels(), gradient, threads});
       std::fprintf(stderr, "%s %d\n", name.c_str(), threads);
       s.write_all();
       d.write_all();

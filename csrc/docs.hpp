@@ -250,6 +250,33 @@ References
 ----------
 T. Tieleman and G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012.)";
 
+constexpr const char* ParamGroups = R"(The parameter groups of a torch optimizer, as the kernel sees them.
+
+Tensors are those of `tensor_type`, torch.Tensor, and its subclasses.)";
+
+constexpr const char* ParamGroups_require_legal = R"(require_legal(self, group)
+--
+
+Raise TypeError or ValueError if the hyper-parameters of a group are not legal.)";
+
+constexpr const char* ParamGroups_step = R"(step(self, param_groups, state, fit, threads, norm=None)
+--
+
+Take a step of all groups, and return the tensors that it wrote: none if the step was to be skipped.
+
+Parameters
+----------
+param_groups, state : list of dict, dict
+    Those of the optimizer.
+fit : callable
+    Where tensors are new or cannot be taken as they are, ``fit(group, index, gradient)`` returns those to be taken for
+    that parameter: itself, its gradient, its step count, square_avg or variance, grad_avg, momentum_buffer; the last two
+    may be None.
+threads : int
+    How many threads to use at most.
+norm : float, optional
+    The norm of the whole gradient, if it is known, as where other processes have parts of it.)";
+
 constexpr const char* kernels = R"(kernels()
 --
 

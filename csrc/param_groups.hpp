@@ -1,0 +1,113 @@
+// The parameter groups of a torch optimizer -> leaves: for rmsprop_fast/torch.py what buffers and state are for arrays.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "dlpack.hpp"
+#include "gradient.hpp"
+#include "in_use.hpp"
+#include "memory.hpp"
+#include "options.hpp"
+
+namespace rmsprop_fast {
+
+class ParamGroups {
+ public:
+  // Of tensors of this type and its subclasses, which has `__dlpack_c_exchange_api__`.
+  explicit ParamGroups(const py::type& tensor_type);
+
+  // Throws if the hyper-parameters of a group are not legal.
+  void require_legal_group(const py::dict& group) const;
+
+  // Lets the tensors of a call go.
+  struct Release {
+    void operator()(ParamGroups* groups) const;
+  };
+  using Held = std::unique_ptr<ParamGroups, Release>;
+
+  // Points `leaves()` to the memory of all parameters that have a gradient, for as long as the result lives; or throws
+  // and writes nothing.
+  //
+  // Tensors that are new or do not fit are shown to Python: fit(group, index, gradient) returns tensors to be taken
+  // instead, the parameter, its gradient, its step count and for each kept array one or None; or raises what is wrong.
+  [[nodiscard]] Held bind(const py::list& groups, const py::dict& state, const py::function& fit);
+
+  std::span<const Leaf> leaves() const { return leaves_; }
+  std::size_t elements() const { return elements_; }
+  Gradient& gradient() { return gradient_; }
+  std::atomic<bool>& in_use() { return in_use_; }
+
+  // To be called after a step, with what came of it.
+  void end_step(bool done);
+
+  // The tensors that a step writes, as they are in the groups and the state.
+  py::list written() const;
+
+  std::int64_t skipped = 0;
+  std::optional<double> grad_norm;
+
+ private:
+  struct Group {
+    py::object dict;
+    std::vector<py::object> values;  // which the rest was read from
+    Element narrowest = Element::float64;
+    Hyper hyper;
+    double lr = 0;
+  };
+
+  // The tensors of a parameter: itself, its gradient, its step count, and what is kept, as in Leaf.
+  enum Part { p, g, t, s, m, b, parts };
+  struct Member {
+    std::size_t group = 0, index = 0;
+    std::array<py::object, parts> given;  // in the groups and the state; null: not there, or not needed
+    std::array<py::object, parts> taken;  // in their place, if Python was asked
+    bool is_fitted = false;               // was it?
+    std::array<void*, parts> seen = {};   // where what Python has seen lies, but for the gradient
+    bool is_negated = false;  // the gradient has PyTorch's lazy minus sign, of which its memory knows nothing
+  };
+
+  // Where a tensor lies; spans that are valid until Python runs.
+  struct Memory {
+    void* data;
+    Element element;
+    Numbers shape, strides;
+    std::size_t size;
+  };
+
+  std::string name(const Member& member) const;
+  void gather(const py::list& groups, const py::dict& state);
+  void read_options(std::size_t group);
+  std::optional<Memory> memory_of(const py::object& tensor) const;
+  bool read(Member& member);
+  void require_no_overlap() const;
+
+  py::type tensor_type_;
+  const dlpack::ExchangeApi* api_;
+  std::vector<Group> groups_;
+  std::vector<Member> members_;
+
+  // Of the members that have a gradient.
+  std::vector<std::size_t> active_;
+  std::vector<Leaf> leaves_, last_leaves_;
+  struct Count {
+    void* address;
+    Element element;
+  };
+  std::vector<Count> counts_;
+
+  std::size_t elements_ = 0;
+  bool disjoint_ = false;  // the addresses in `leaves_` were checked for overlaps
+  Gradient gradient_;
+  std::atomic<bool> in_use_ = false;
+};
+
+}  // namespace rmsprop_fast

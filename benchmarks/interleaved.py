@@ -35,3 +35,11 @@ class Timings:
         ratios = [a / b for a, b in zip(self.rounds[name], self.rounds[other], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         return low, middle, high
+
+
+def require(label: str, ratio: Quartiles, most: float) -> None:
+    """Print the ratio, and fail if its median is above the target."""
+    low, middle, high = ratio
+    line = f"{label}: {middle:.3f} (quartiles {low:.3f} to {high:.3f}), target at most {most:.3g}"
+    print(line)
+    assert middle <= most, line

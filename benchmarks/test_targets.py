@@ -13,7 +13,7 @@ import pytest
 
 import peers
 import rmsprop_fast as rf
-from interleaved import Quartiles, Timings
+from interleaved import Timings, require
 from peers import OURS, STREAMS
 
 
@@ -45,13 +45,6 @@ def table(measured: dict[str, Timings]) -> str:
             cells.append(figure if name == OURS else f"{figure} ({ratio:.2f} x)")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def require(label: str, ratio: Quartiles, most: float) -> None:
-    low, middle, high = ratio
-    line = f"{label}: {middle:.3f} (quartiles {low:.3f} to {high:.3f}), target at most {most}"
-    print(line)
-    assert middle <= most, line
 
 
 def numba_best(timing: Timings) -> str:

@@ -174,7 +174,7 @@ Buffers::Buffers(py::handle params) : tree_(params, "params") {
   }
 }
 
-void Buffers::keep(void* Leaf::*member, const char* name, double initial) {
+void Buffers::keep(void* Leaf::* member, const char* name, double initial) {
   Kept kept{member, name, {}};
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     kept.arrays.push_back(zeros(i, kept_.size() + 1));
@@ -199,7 +199,7 @@ py::object Buffers::zeros(std::size_t leaf, std::size_t place) const {
                                py::tuple(py::cast(in_bytes(layout.strides, element))));
 }
 
-const std::vector<py::object>* Buffers::kept(void* Leaf::*member) const {
+const std::vector<py::object>* Buffers::kept(void* Leaf::* member) const {
   const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) { return kept.member == member; });
   return found == kept_.end() ? nullptr : &found->arrays;
 }

@@ -36,10 +36,10 @@ class Buffers {
   explicit Buffers(py::handle params);
 
   // Makes, for that member of each leaf, arrays that are kept between steps; `name` is for messages.
-  void keep(void* Leaf::*member, const char* name, double initial);
+  void keep(void* Leaf::* member, const char* name, double initial);
 
   // The arrays that are kept for that member, or null.
-  const std::vector<py::object>* kept(void* Leaf::*member) const;
+  const std::vector<py::object>* kept(void* Leaf::* member) const;
 
   // Keeps the arrays of a call alive: another thread may take them out of their containers.
   struct Release {
@@ -70,7 +70,7 @@ class Buffers {
   std::vector<Layout> layouts_;
 
   struct Kept {
-    void* Leaf::*member;
+    void* Leaf::* member;
     const char* name;
     std::vector<py::object> arrays;
   };

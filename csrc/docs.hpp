@@ -252,7 +252,8 @@ T. Tieleman and G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks fo
 
 constexpr const char* ParamGroups = R"(The parameter groups of a torch optimizer, as the kernel sees them.
 
-Tensors are those of `tensor_type`, torch.Tensor, and its subclasses.)";
+Tensors are those of `tensor_type`, torch.Tensor, and its subclasses. ``increment_version(tensors)`` tells autograd that
+they are changed.)";
 
 constexpr const char* ParamGroups_require_legal = R"(require_legal(self, group)
 --
@@ -262,7 +263,7 @@ Raise TypeError or ValueError if the hyper-parameters of a group are not legal.)
 constexpr const char* ParamGroups_step = R"(step(self, param_groups, state, fit, threads, norm=None)
 --
 
-Take a step of all groups, and return the tensors that it wrote: none if the step was to be skipped.
+Take a step of all groups.
 
 Parameters
 ----------

@@ -160,14 +160,22 @@ inline void prefetch_ahead([[maybe_unused]] const void* address) {
 #endif
 }
 
+// In double the square of a float is exact, so that rounding once or twice makes no difference; where the processor has
+// FMA, it halves the time. So it is for halves, but GCC 12 then leaves float16 scalar.
+template <class Stored>
+inline double add_square(double sum, Stored g) {
+  const double x = load(g);
+#if defined(__AVX512F__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  if constexpr (sizeof(Stored) == sizeof(float)) return __builtin_fma(x, x, sum);
+#endif
+  return sum + x * x;
+}
+
 template <class Stored>
 void add_rows(double* __restrict sums, const Stored* __restrict rows, std::size_t size) {
   for (std::size_t i = 0; i < size; i += lanes) {
     prefetch_ahead(rows + i);
-    for (std::size_t lane = 0; lane < lanes; ++lane) {
-      const double g = load(rows[i + lane]);
-      sums[lane] += g * g;
-    }
+    for (std::size_t lane = 0; lane < lanes; ++lane) sums[lane] = add_square(sums[lane], rows[i + lane]);
   }
 }
 

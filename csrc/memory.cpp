@@ -48,13 +48,13 @@ std::optional<std::pair<Place, Place>> find_overlap(std::span<const Leaf> leaves
   for (std::size_t i = 0; i < leaves.size(); ++i) {
     const Leaf& leaf = leaves[i];
     if (leaf.size == 0) continue;
-    const auto add = [&](void* Leaf::*written, Element element) {
+    const auto add = [&](void* Leaf::* written, Element element) {
       const void* begin = written ? leaf.*written : leaf.g;
       if (begin) spans.push_back({{i, written}, begin, static_cast<const char*>(begin) + leaf.size * size_of(element)});
     };
     add(nullptr, leaf.grad_element);
     add(&Leaf::p, leaf.element);
-    for (void* Leaf::*const kept : {&Leaf::s, &Leaf::m, &Leaf::b}) add(kept, compute_type(leaf.element));
+    for (void* Leaf::* const kept : {&Leaf::s, &Leaf::m, &Leaf::b}) add(kept, compute_type(leaf.element));
   }
   const std::less<> before;
   std::sort(spans.begin(), spans.end(), [&](const Span& a, const Span& b) { return before(a.begin, b.begin); });

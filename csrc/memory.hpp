@@ -28,7 +28,7 @@ bool same_order(Numbers shape, Numbers strides, Numbers others);
 // An array of a leaf.
 struct Place {
   std::size_t leaf;
-  void* Leaf::*written;  // null: the gradients
+  void* Leaf::* written;  // null: the gradients
 };
 
 // Two arrays that share memory, at least one of which is written.

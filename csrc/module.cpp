@@ -58,15 +58,14 @@ void step(py::handle params, py::handle grads, py::handle state_object) {
       run({buffers.leaves(), buffers.elements(), dispatch::kernels(), state.gradient(), parallel::threads()}));
 }
 
-// A step of a torch optimizer, of all its groups. Returns the tensors it wrote; none if it was to be skipped.
-py::list step_groups(ParamGroups& groups, const py::list& param_groups, const py::dict& tensor_state,
-                     const py::function& fit, int threads, std::optional<double> norm) {
+// A step of a torch optimizer, of all its groups.
+void step_groups(ParamGroups& groups, const py::list& param_groups, const py::dict& tensor_state,
+                 const py::function& fit, int threads, std::optional<double> norm) {
   const InUse in_use(groups.in_use(), "optimizer");
   const auto held = groups.bind(param_groups, tensor_state, fit);  // every check; nothing has been written so far
-  const bool done = run({groups.leaves(), groups.elements(), dispatch::kernels(), groups.gradient(),
-                         std::clamp(threads, 1, parallel::threads()), norm});
-  groups.end_step(done);
-  return done ? groups.written() : py::list();
+  groups.begin_step();
+  groups.end_step(run({groups.leaves(), groups.elements(), dispatch::kernels(), groups.gradient(),
+                       std::clamp(threads, 1, parallel::threads()), norm}));
 }
 
 // `step` by the interpreter's own calling convention: pybind11's takes longer than a step of 64 elements.
@@ -165,7 +164,7 @@ PYBIND11_MODULE(_core, m) {
   if (PyModule_AddFunctions(m.ptr(), raw_methods) != 0) throw py::error_already_set();
 
   py::class_<ParamGroups>(m, "ParamGroups", docs::ParamGroups, py::is_final())
-      .def(py::init<const py::type&>(), arg("tensor_type"))
+      .def(py::init<const py::type&, const py::function&>(), arg("tensor_type"), arg("increment_version"))
       .def("require_legal", &ParamGroups::require_legal_group, docs::ParamGroups_require_legal, arg("group"))
       .def("step", &step_groups, docs::ParamGroups_step, arg("param_groups"), arg("state"), arg("fit"), arg("threads"),
            arg("norm") = py::none())

@@ -29,10 +29,10 @@ double require_number(py::handle value, Range range, Element element, const std:
 // A hyper-parameter; lr, which belongs to leaves, is not among them.
 struct Option {
   const char* name;
-  const char* torch_name;           // in rmsprop_fast.torch; null: not there
-  double Hyper::*number = nullptr;  // of this range
+  const char* torch_name;            // in rmsprop_fast.torch; null: not there
+  double Hyper::* number = nullptr;  // of this range
   Range range = Range::at_least_0;
-  bool Hyper::*flag = nullptr;  // or True and False
+  bool Hyper::* flag = nullptr;  // or True and False
   bool only_at_init = false;
 };
 std::span<const Option> options();

@@ -9,22 +9,40 @@
 namespace rmsprop_fast {
 namespace {
 
-// Strings that dictionaries are asked for at each step; they live as long as the process.
+// Strings that objects and dictionaries are asked for at each step; they live as long as the process.
 PyObject* interned(const char* text) {
   PyObject* const string = PyUnicode_InternFromString(text);
   if (!string) throw py::error_already_set();
   return string;
 }
 
-// The keys of hyper-parameters in a group: lr, and those of the options that torch has, in their order.
-const std::vector<PyObject*>& option_keys() {
-  static const std::vector<PyObject*> keys = [] {
-    std::vector<PyObject*> found{interned("lr")};
-    for (const Option& option : options())
-      if (option.torch_name) found.push_back(interned(option.torch_name));
+struct Keys {
+  PyObject* const params = interned("params");
+  PyObject* const param_names = interned("param_names");
+  PyObject* const grad = interned("grad");
+  PyObject* const is_neg = interned("is_neg");
+  PyObject* const step = interned("step");
+  PyObject* const square_avg = interned("square_avg");
+  PyObject* const variance = interned("variance");
+  PyObject* const grad_avg = interned("grad_avg");
+  PyObject* const momentum_buffer = interned("momentum_buffer");
+
+  // The hyper-parameters of a group: lr, which is no Option, and those that torch has.
+  struct OptionKey {
+    PyObject* key;
+    const Option* option;
+  };
+  const std::vector<OptionKey> options = [] {
+    std::vector<OptionKey> found{{interned("lr"), nullptr}};
+    for (const Option& option : rmsprop_fast::options())
+      if (option.torch_name) found.push_back({interned(option.torch_name), &option});
     return found;
   }();
-  return keys;
+};
+
+const Keys& keys() {
+  static const Keys found;
+  return found;
 }
 
 // Null if there is no such key. May run Python code, if keys are not strings.
@@ -43,24 +61,18 @@ py::object require(PyObject* dict, PyObject* key, std::size_t group) {
   return value;
 }
 
-bool is_immutable(PyObject* value) {
-  return PyFloat_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value) || value == Py_None;
+// A new reference, or throws what Python raised.
+py::object result(PyObject* object) {
+  if (!object) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(object);
 }
 
-// lr and options of a group, a value for each of option_keys(). Tensors of one element count as their number.
-void read_values(const std::vector<py::object>& values, Element narrowest, const std::string& prefix,
-                 const std::string& suffix, const py::type& tensor_type, double& lr, Hyper& hyper) {
-  const auto number_of = [&](const py::object& value) -> py::object {
-    const bool is_one = py::isinstance(value, tensor_type) && value.attr("numel")().cast<std::int64_t>() == 1;
-    return is_one ? value.attr("item")() : value;
-  };
-  const auto full_name = [&](const char* name) { return prefix + name + suffix; };
-  auto value = values.begin();
-  lr = require_number(number_of(*value++), Range::at_least_0, narrowest, full_name("lr"));
-  for (const Option& option : options())
-    if (option.torch_name) read(option, number_of(*value++), narrowest, full_name(option.torch_name), hyper);
-  rmsprop_fast::require_legal(hyper, &Option::torch_name);
-  derive(hyper);
+bool is_a(const py::object& object, const py::type& type) {
+  return object && PyObject_TypeCheck(object.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr()));
+}
+
+bool is_immutable(PyObject* value) {
+  return PyFloat_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value) || value == Py_None;
 }
 
 std::optional<Element> element_of(dlpack::DataType type) {
@@ -78,7 +90,8 @@ py::object as_tensor(py::object object) { return object.is_none() ? py::object()
 
 }  // namespace
 
-ParamGroups::ParamGroups(const py::type& tensor_type) : tensor_type_(tensor_type) {
+ParamGroups::ParamGroups(const py::type& tensor_type, const py::function& increment_version)
+    : tensor_type_(tensor_type), increment_version_(increment_version) {
   const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
   api_ = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::capsule_name));
   if (!api_) throw py::error_already_set();
@@ -87,11 +100,8 @@ ParamGroups::ParamGroups(const py::type& tensor_type) : tensor_type_(tensor_type
 }
 
 void ParamGroups::require_legal_group(const py::dict& group) const {
-  std::vector<py::object> values;
-  for (PyObject* const key : option_keys()) values.push_back(require(group.ptr(), key, 0));
-  double lr = 0;
-  Hyper hyper;
-  read_values(values, Element::float64, "", "", tensor_type_, lr, hyper);
+  Group read{.dict = group};
+  read_options(read, [](const char* name) { return std::string(name); });
 }
 
 void ParamGroups::Release::operator()(ParamGroups* groups) const {
@@ -103,101 +113,107 @@ void ParamGroups::Release::operator()(ParamGroups* groups) const {
 }
 
 std::string ParamGroups::name(const Member& member) const {
-  static PyObject* const key = interned("param_names");
-  const py::object names = find(groups_[member.group].dict.ptr(), key);
+  const py::object names = find(groups_[member.group].dict.ptr(), keys().param_names);
   if (names && PyList_Check(names.ptr()) && member.index < py::len(names))
     return py::str(names[py::int_(member.index)]);
   return group_name(member.group) + "['params'][" + std::to_string(member.index) + "]";
 }
 
-void ParamGroups::read_options(std::size_t index) {
-  Group& group = groups_[index];
-  bool same = !group.values.empty();
-  std::vector<py::object>& values = group.values;
-  values.resize(option_keys().size());
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    py::object value = require(group.dict.ptr(), option_keys()[i], index);
-    same &= value.is(values[i]) && is_immutable(value.ptr());
-    values[i] = std::move(value);
-  }
-  if (same) return;
+// Reads what has changed since the last time.
+template <class Name>
+void ParamGroups::read_options(Group& group, const Name& name) const {
+  bool changed = false;
+  group.values.resize(keys().options.size());
   try {
-    Hyper hyper;
-    read_values(values, group.narrowest, group_name(index) + "['", "']", tensor_type_, group.lr, hyper);
-    group.hyper = hyper;
+    for (std::size_t i = 0; i < group.values.size(); ++i) {
+      const auto [key, option] = keys().options[i];
+      py::object value = find(group.dict.ptr(), key);
+      if (value && value.is(group.values[i]) && is_immutable(value.ptr())) continue;
+      changed = true;
+      const std::string full_name = name(option ? option->torch_name : "lr");
+      if (!value) throw py::value_error(full_name + ": expected a value, got a group without it");
+      group.values[i] = value;
+      if (is_a(value, tensor_type_) && value.attr("numel")().cast<std::int64_t>() == 1) value = value.attr("item")();
+      if (option)
+        read(*option, value, group.narrowest, full_name, group.hyper);
+      else
+        group.lr = require_number(value, Range::at_least_0, group.narrowest, full_name);
+    }
+    if (!changed) return;
+    require_legal(group.hyper, &Option::torch_name);
+    derive(group.hyper);
   } catch (...) {
-    values.clear();  // to be read again
+    group.values.clear();  // so that all is read again
     throw;
   }
 }
 
-void ParamGroups::gather(const py::list& groups, const py::dict& state) {
-  static PyObject *const params_key = interned("params"), *const grad = interned("grad"),
-                         *const is_neg = interned("is_neg"), *const step = interned("step"),
-                         *const square_avg = interned("square_avg"), *const variance = interned("variance"),
-                         *const grad_avg = interned("grad_avg"), *const momentum_buffer = interned("momentum_buffer");
+void ParamGroups::read_options(std::size_t group) {
+  read_options(groups_[group],
+               [&](const char* name) { return group_name(group).append("['").append(name).append("']"); });
+}
 
+void ParamGroups::gather(const py::list& groups, const py::dict& state) {
   groups_.resize(py::len(groups));
   active_.clear();
   std::size_t count = 0;
-  Py_ssize_t position = 0;  // the state has the order of the parameters, as a rule
+  Py_ssize_t position = 0;
   for (std::size_t i = 0; i < groups_.size(); ++i) {
     groups_[i].dict = groups[i];
     if (!PyDict_Check(groups_[i].dict.ptr())) throw py::type_error(group_name(i) + ": expected a dict");
     read_options(i);
-    const Hyper& hyper = groups_[i].hyper;
-    const Hyper& first = groups_[0].hyper;
+    const Hyper &hyper = groups_[i].hyper, &first = groups_[0].hyper;
     if (hyper.clip_global_norm != first.clip_global_norm || hyper.skip_nonfinite != first.skip_nonfinite)
       throw py::value_error(group_name(i) + ": expected max_grad_norm and skip_nonfinite as in " + group_name(0) +
                             ", as they concern the whole gradient");
 
-    const py::object params = require(groups_[i].dict.ptr(), params_key, i);
+    const py::object params = require(groups_[i].dict.ptr(), keys().params, i);
     if (!PyList_Check(params.ptr())) throw py::type_error(group_name(i) + "['params']: expected a list");
-    for (std::size_t k = 0; k < static_cast<std::size_t>(PyList_GET_SIZE(params.ptr())); ++k) {
+    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(params.ptr()); ++k) {
       if (count == members_.size()) members_.emplace_back();
       Member& member = members_[count++];
-      PyObject* const param = PyList_GET_ITEM(params.ptr(), static_cast<Py_ssize_t>(k));
+      PyObject* const param = PyList_GET_ITEM(params.ptr(), k);
       if (member.given[p].ptr() != param) {
         member = {};
         member.given[p] = py::reinterpret_borrow<py::object>(param);
       }
       member.group = i;
-      member.index = k;
-      if (!PyObject_TypeCheck(param, reinterpret_cast<PyTypeObject*>(tensor_type_.ptr())))
-        throw py::type_error(name(member) + ": expected a torch.Tensor, got " + Py_TYPE(param)->tp_name);
-
-      py::object gradient = py::reinterpret_steal<py::object>(PyObject_GetAttr(param, grad));
-      if (!gradient) throw py::error_already_set();
-      if (gradient.is_none()) continue;
-      const py::object negated = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(gradient.ptr(), is_neg));
-      if (!negated) throw py::error_already_set();
-      member.is_negated = negated.ptr() != Py_False;
-      member.given[g] = std::move(gradient);
-      active_.push_back(count - 1);
-
-      PyObject *key = nullptr, *kept = nullptr;
-      const Py_ssize_t before = position;
-      if (!PyDict_Next(state.ptr(), &position, &key, &kept) || key != param) {
-        position = before;
-        kept = PyDict_GetItemWithError(state.ptr(), param);
-        if (!kept && PyErr_Occurred()) throw py::error_already_set();
-      }
-      const py::object dict = py::reinterpret_borrow<py::object>(kept);
-      if (!dict || !PyDict_Check(dict.ptr())) continue;
-      // With centered, `square_avg` stands there only if it was loaded, and is not what is kept then.
-      if (hyper.centered && find(dict.ptr(), square_avg)) continue;
-      member.given[t] = find(dict.ptr(), step);
-      member.given[s] = find(dict.ptr(), hyper.centered ? variance : square_avg);
-      if (hyper.centered) member.given[m] = find(dict.ptr(), grad_avg);
-      if (hyper.momentum > 0) member.given[b] = find(dict.ptr(), momentum_buffer);
+      member.index = static_cast<std::size_t>(k);
+      gather(member, hyper, state, position);
+      if (member.given[g]) active_.push_back(count - 1);
     }
   }
   members_.resize(count);
 }
 
+// `position` is where the state goes on: it has the order of the parameters, as a rule, and then nothing is hashed.
+void ParamGroups::gather(Member& member, const Hyper& hyper, const py::dict& state, Py_ssize_t& position) const {
+  PyObject* const param = member.given[p].ptr();
+  if (!is_a(member.given[p], tensor_type_))
+    throw py::type_error(name(member) + ": expected a torch.Tensor, got " + Py_TYPE(param)->tp_name);
+
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t next = position;
+  const bool is_next = PyDict_Next(state.ptr(), &next, &key, &value) && key == param;
+  if (is_next) position = next;
+  auto kept = py::reinterpret_borrow<py::object>(is_next ? value : nullptr);
+
+  py::object gradient = result(PyObject_GetAttr(param, keys().grad));
+  if (gradient.is_none()) return;
+  member.is_negated = !result(PyObject_CallMethodNoArgs(gradient.ptr(), keys().is_neg)).is(py::bool_(false));
+  member.given[g] = std::move(gradient);
+
+  if (!kept) kept = find(state.ptr(), param);
+  // With centered, `square_avg` stands there only if it was loaded, and is not what is kept then.
+  if (!kept || !PyDict_Check(kept.ptr()) || (hyper.centered && find(kept.ptr(), keys().square_avg))) return;
+  member.given[t] = find(kept.ptr(), keys().step);
+  member.given[s] = find(kept.ptr(), hyper.centered ? keys().variance : keys().square_avg);
+  if (hyper.centered) member.given[m] = find(kept.ptr(), keys().grad_avg);
+  if (hyper.momentum > 0) member.given[b] = find(kept.ptr(), keys().momentum_buffer);
+}
+
 std::optional<ParamGroups::Memory> ParamGroups::memory_of(const py::object& tensor) const {
-  if (!tensor || !PyObject_TypeCheck(tensor.ptr(), reinterpret_cast<PyTypeObject*>(tensor_type_.ptr())))
-    return std::nullopt;
+  if (!is_a(tensor, tensor_type_)) return std::nullopt;
   dlpack::Tensor at{};
   if (api_->tensor_from_object(tensor.ptr(), &at) != 0) {
     PyErr_Clear();
@@ -214,7 +230,7 @@ std::optional<ParamGroups::Memory> ParamGroups::memory_of(const py::object& tens
 }
 
 // Appends to leaves, or returns false if something does not fit, or was not seen by Python. Runs no Python code.
-bool ParamGroups::read(Member& member) {
+bool ParamGroups::append(Member& member) {
   const Hyper& hyper = groups_[member.group].hyper;
   Leaf leaf{.hyper = &hyper};
 
@@ -275,7 +291,7 @@ ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& stat
     counts_.clear();
     elements_ = 0;
     for (const std::size_t i : active_)
-      if (!read(members_[i])) misfits.push_back(i);
+      if (!append(members_[i])) misfits.push_back(i);
   };
   read_all();
   if (!misfits.empty()) {
@@ -325,25 +341,33 @@ void ParamGroups::require_no_overlap() const {
                         ", expected tensors apart from each other");
 }
 
-void ParamGroups::end_step(bool done) {
-  if (!done) ++skipped;
+// What a step changes besides the arrays.
+void ParamGroups::count_step() {
+  py::list written;
+  for (const std::size_t i : active_)
+    for (const Part part : {p, s, m, b})
+      if (const py::object& tensor = members_[i].given[part]) written.append(tensor);
+  increment_version_(written);
   for (const Count& count : counts_) {
-    if (!done) break;
     if (count.element == Element::float64)
       *static_cast<double*>(count.address) += 1;
     else
       *static_cast<float*>(count.address) += 1;
   }
-  grad_norm.reset();
-  if (!leaves_.empty() && leaves_[0].hyper->needs_gradient) grad_norm = gradient_.norm();
 }
 
-py::list ParamGroups::written() const {
-  py::list tensors;
-  for (const std::size_t i : active_)
-    for (const Part part : {p, s, m, b})
-      if (const py::object& tensor = members_[i].given[part]) tensors.append(tensor);
-  return tensors;
+// Before the arrays, if it is certain that they will change: tensors were looked at just now, and are in cache.
+void ParamGroups::begin_step() {
+  if (!may_skip()) count_step();
+}
+
+void ParamGroups::end_step(bool done) {
+  if (!done)
+    ++skipped;
+  else if (may_skip())
+    count_step();
+  grad_norm.reset();
+  if (!leaves_.empty() && leaves_[0].hyper->needs_gradient) grad_norm = gradient_.norm();
 }
 
 }  // namespace rmsprop_fast

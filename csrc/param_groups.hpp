@@ -22,8 +22,9 @@ namespace rmsprop_fast {
 
 class ParamGroups {
  public:
-  // Of tensors of this type and its subclasses, which has `__dlpack_c_exchange_api__`.
-  explicit ParamGroups(const py::type& tensor_type);
+  // Of tensors of this type and its subclasses, which has `__dlpack_c_exchange_api__`; increment_version(list of
+  // tensors) tells autograd that they change.
+  ParamGroups(const py::type& tensor_type, const py::function& increment_version);
 
   // Throws if the hyper-parameters of a group are not legal.
   void require_legal_group(const py::dict& group) const;
@@ -46,11 +47,9 @@ class ParamGroups {
   Gradient& gradient() { return gradient_; }
   std::atomic<bool>& in_use() { return in_use_; }
 
-  // To be called after a step, with what came of it.
+  // To be called before a step, and with what came of it after.
+  void begin_step();
   void end_step(bool done);
-
-  // The tensors that a step writes, as they are in the groups and the state.
-  py::list written() const;
 
   std::int64_t skipped = 0;
   std::optional<double> grad_norm;
@@ -58,9 +57,9 @@ class ParamGroups {
  private:
   struct Group {
     py::object dict;
-    std::vector<py::object> values;  // which the rest was read from
+    std::vector<py::object> values = {};  // which the rest was read from
     Element narrowest = Element::float64;
-    Hyper hyper;
+    Hyper hyper = {};
     double lr = 0;
   };
 
@@ -84,13 +83,19 @@ class ParamGroups {
   };
 
   std::string name(const Member& member) const;
-  void gather(const py::list& groups, const py::dict& state);
+  template <class Name>
+  void read_options(Group& group, const Name& name) const;
   void read_options(std::size_t group);
+  void gather(const py::list& groups, const py::dict& state);
+  void gather(Member& member, const Hyper& hyper, const py::dict& state, Py_ssize_t& position) const;
   std::optional<Memory> memory_of(const py::object& tensor) const;
-  bool read(Member& member);
+  bool append(Member& member);
   void require_no_overlap() const;
+  bool may_skip() const { return !groups_.empty() && groups_[0].hyper.skip_nonfinite; }
+  void count_step();
 
   py::type tensor_type_;
+  py::function increment_version_;
   const dlpack::ExchangeApi* api_;
   std::vector<Group> groups_;
   std::vector<Member> members_;

@@ -58,7 +58,7 @@ void State::end_step(bool done) {
   if (hyper_.needs_gradient) grad_norm_ = gradient_.norm();
 }
 
-py::object State::kept(void* Leaf::*member) const {
+py::object State::kept(void* Leaf::* member) const {
   const auto* arrays = buffers_.kept(member);
   return arrays ? buffers_.tree().unflatten(*arrays) : py::none();
 }

@@ -33,7 +33,7 @@ class State {
   // The attributes in Python.
   py::object s() const;
   py::object variance() const;
-  py::object kept(void* Leaf::*member) const;  // None if there are no such arrays
+  py::object kept(void* Leaf::* member) const;  // None if there are no such arrays
   py::object lr() const;
   void set_lr(py::handle value);
   py::object get(const Option& option) const;

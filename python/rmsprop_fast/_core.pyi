@@ -48,6 +48,23 @@ class State:
     def _map(self, function: Callable[[NDArray[Any], Any], Any]) -> Any: ...
     def _set_grad_norm(self, norm: float | None) -> None: ...
 
+@final
+class ParamGroups:
+    def __init__(self, tensor_type: type, increment_version: Callable[[list[Any]], object]) -> None: ...
+    def require_legal(self, group: dict[str, Any]) -> None: ...
+    def step(
+        self,
+        param_groups: list[dict[str, Any]],
+        state: dict[Any, Any],
+        fit: Callable[[int, int, Any], tuple[Any, ...]],
+        threads: int,
+        norm: float | None = None,
+    ) -> None: ...
+    @property
+    def skipped(self) -> int: ...
+    @property
+    def grad_norm(self) -> float | None: ...
+
 class _Info(TypedDict):
     version: str
     kernel: str

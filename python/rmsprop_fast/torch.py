@@ -48,8 +48,8 @@ class RMSprop(torch.optim.Optimizer):
     """`torch.optim.RMSprop` as one fused pass over all parameters, in place, on the CPU.
 
     Has the parameters and defaults of `torch.optim.RMSprop`, and options of its own. State dicts may be exchanged with
-    it in both directions, in the middle of a training. Results differ by rounding; with ``centered`` the variance itself
-    is kept, so it never turns negative.
+    it in both directions, in the middle of a training. Results differ by rounding; with ``centered`` the variance is
+    kept itself, so it never turns negative.
 
     Parameters
     ----------
@@ -103,8 +103,8 @@ class RMSprop(torch.optim.Optimizer):
     Notes
     -----
     ``max_grad_norm`` and ``skip_nonfinite`` are for the whole gradient, so they must be the same in all groups. Where
-    parameters are DTensors, the norm is that over all processes. `torch.distributed.optim.ZeroRedundancyOptimizer` gives
-    each process an optimizer for some of the parameters, which knows nothing of the others: clip before the step there.
+    parameters are DTensors, the norm is that over all processes. `torch.distributed.optim.ZeroRedundancyOptimizer`
+    gives each process an optimizer of some of the parameters, which knows nothing of the others: clip before the step.
 
     `rmsprop_fast.State` has the equations and the sources of the options: ``help(rmsprop_fast.State.nesterov)``.
     """
@@ -133,7 +133,7 @@ class RMSprop(torch.optim.Optimizer):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
     ) -> None:
-        self._kernel = _core.ParamGroups(Tensor)
+        self._kernel = _make_kernel()
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -204,7 +204,7 @@ class RMSprop(torch.optim.Optimizer):
             or self._optimizer_step_post_hooks
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()
+            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
         )
 
     def _update(self, closure: Callable[[], float] | None) -> float | None:
@@ -212,13 +212,14 @@ class RMSprop(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        written = self._kernel.step(
+        self._kernel.step(
             self.param_groups, self.state, self._fit, torch.get_num_threads(), self._norm_over_processes()
         )
-        torch.autograd.graph.increment_version(written)
         return loss
 
-    _observed_update = torch.compiler.disable(torch.optim.Optimizer.profile_hook_step(_update))
+    _observed_update: Callable[..., float | None] = torch.compiler.disable(  # type: ignore[no-untyped-call]
+        torch.optim.Optimizer.profile_hook_step(_update)
+    )
 
     def add_param_group(self, param_group: _Group) -> None:
         """Add a group of parameters, as `torch.optim.Optimizer.add_param_group`, or raise what is wrong with it."""
@@ -251,7 +252,7 @@ class RMSprop(torch.optim.Optimizer):
         ValueError
             If groups or shapes differ from those here; nothing has changed then.
         """
-        handle = self.register_load_state_dict_pre_hook(RMSprop._prepare_to_load)  # after those of others
+        handle = self.register_load_state_dict_pre_hook(lambda _, given: self._prepare_to_load(given))  # the last one
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -260,7 +261,7 @@ class RMSprop(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_kernel" not in self.__dict__:
-            self._kernel = _core.ParamGroups(Tensor)
+            self._kernel = _make_kernel()
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -332,8 +333,12 @@ class RMSprop(torch.optim.Optimizer):
         state = self.state[param]
         _complete(state, param, plain, group, name)
         first = "variance" if group["centered"] else "square_avg"
-        kept = [state[first], state.get("grad_avg"), state.get("momentum_buffer")]
-        return (plain, gradient, state["step"], *(tensor if tensor is None else _plain(tensor, name) for tensor in kept))
+        kept = (state.get(key) for key in (first, "grad_avg", "momentum_buffer"))
+        return plain, gradient, state["step"], *(tensor if tensor is None else _plain(tensor, name) for tensor in kept)
+
+
+def _make_kernel() -> _core.ParamGroups:
+    return _core.ParamGroups(Tensor, torch.autograd.graph.increment_version)
 
 
 def _name(group: _Group, group_index: int, index: int) -> str:
@@ -374,7 +379,9 @@ def _plain(tensor: Tensor, name: str) -> Tensor:
     if local.is_conj() or local.is_neg():
         raise TypeError(f"{name}: expected numbers as they are in memory, got a conjugated or negated view of others")
     if local.numel() > 0 and _address(local) == 0:
-        raise TypeError(f"{name}: expected a tensor with memory of its own, got a {_type_name(local)} that has none")
+        raise TypeError(
+            f"{name}: expected a tensor with memory of its own, got a {torch.typename(local)} that has none"
+        )
     real: Tensor = torch.view_as_real(local) if local.is_complex() else local
     return real
 
@@ -386,10 +393,6 @@ def _address(tensor: Tensor) -> int:
         return 0
 
 
-def _type_name(tensor: Tensor) -> str:
-    return f"{type(tensor).__module__}.{type(tensor).__qualname__}"
-
-
 def _has_order(tensor: Tensor, like: Tensor) -> bool:
     return tensor.stride() == like.stride() or tensor.numel() == 0
 
@@ -398,8 +401,8 @@ def _require_dense(tensor: Tensor, name: str) -> None:
     # The copy has the same strides if, and only if, they are dense.
     if not _has_order(tensor, torch.empty_like(tensor, device="meta")):
         raise ValueError(
-            f"{name}: expected dense memory, got shape {tuple(tensor.shape)} with strides {tensor.stride()}, in which an "
-            "update would be lost; use param.contiguous()"
+            f"{name}: expected dense memory, got shape {tuple(tensor.shape)} with strides {tensor.stride()}; make the "
+            "parameter from tensor.contiguous()"
         )
     if tensor.data_ptr() % tensor.element_size() != 0:
         raise ValueError(f"{name}: expected memory aligned to {tensor.element_size()} bytes, got {tensor.data_ptr()}")
@@ -422,6 +425,7 @@ def _fitting_gradient(grad: Tensor, param: Tensor, plain: Tensor, name: str) -> 
     return torch.empty_like(plain, dtype=real.dtype).copy_(real)
 
 
+@torch.no_grad()
 def _like(param: Tensor, value: Tensor | float) -> Tensor:
     """Return a tensor to be kept for a parameter: in its memory order, of its compute type, with these values."""
     kept = torch.empty_like(param, dtype=_KEPT_DTYPES[param.dtype], memory_format=torch.preserve_format)
@@ -486,5 +490,7 @@ def _complete(state: _State, param: Tensor, plain: Tensor, group: _Group, name: 
         kept = state.get(key)
         if kept is None:
             state[key] = _like(param, value)
-        elif kept.dtype != _KEPT_DTYPES[param.dtype] or not _has_order(_plain(kept, f"state of {name}[{key!r}]"), plain):
+            continue
+        in_order = _has_order(_plain(kept, f"state of {name}[{key!r}]"), plain)
+        if not in_order or kept.dtype != _KEPT_DTYPES[param.dtype]:
             state[key] = _like(param, kept)

@@ -27,15 +27,20 @@ bool has_finite_square(double multiplier, double g) {
   return std::isfinite(multiplied * multiplied);
 }
 
+// Has a gradient g of this leaf a finite square after the multiplier?
+bool has_finite_square(const Leaf& leaf, double multiplier, double g) {
+  return (leaf.element == Element::float64 ? has_finite_square<double> : has_finite_square<float>)(multiplier, g);
+}
+
 // Do all gradients of a leaf have a finite square after the multiplier? `sums` are those of its blocks.
 bool has_finite_squares(const Leaf& leaf, const double* sums, double multiplier, const KernelTable& kernels) {
-  const auto check = leaf.element == Element::float64 ? has_finite_square<double> : has_finite_square<float>;
   for (std::size_t begin = 0; begin < leaf.size; begin += block_size) {
     // Rounding keeps the order of products, so no gradient overflows if the largest does not, or what is larger still:
     // the root of the sum, plus its rounding errors.
-    if (check(multiplier, 1.001 * std::sqrt(*sums++))) continue;
+    if (has_finite_square(leaf, multiplier, 1.001 * std::sqrt(*sums++))) continue;
     const Reduction largest = kernels.largest[static_cast<int>(leaf.grad_element)];
-    if (!check(multiplier, largest(leaf, begin, std::min(begin + block_size, leaf.size)))) return false;
+    if (!has_finite_square(leaf, multiplier, largest(leaf, begin, std::min(begin + block_size, leaf.size))))
+      return false;
   }
   return true;
 }
@@ -95,7 +100,11 @@ void Gradient::conclude(std::span<const Leaf> leaves, const KernelTable& kernels
 void Gradient::conclude(std::span<const Leaf> leaves, double norm) {
   norm_ = norm;
   is_finite_ = std::isfinite(norm);
-  for (std::size_t i = 0; i < leaves.size(); ++i) multipliers_[i] = multiplier_of_leaf(leaves[i], 0, norm);
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    multipliers_[i] = multiplier_of_leaf(leaves[i], 0, norm);
+    // No gradient exceeds the norm, and all processes come to the same conclusion.
+    is_finite_ = is_finite_ && has_finite_square(leaves[i], multipliers_[i], norm);
+  }
 }
 
 }  // namespace rmsprop_fast

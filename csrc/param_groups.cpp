@@ -133,7 +133,11 @@ void ParamGroups::read_options(Group& group, const Name& name) const {
       const std::string full_name = name(option ? option->torch_name : "lr");
       if (!value) throw py::value_error(full_name + ": expected a value, got a group without it");
       group.values[i] = value;
-      if (is_a(value, tensor_type_) && value.attr("numel")().cast<std::int64_t>() == 1) value = value.attr("item")();
+      if (is_a(value, tensor_type_)) {
+        if (value.attr("numel")().cast<std::int64_t>() != 1)
+          throw py::value_error(full_name + ": expected a number or a tensor of one element, got " + quote(value));
+        value = value.attr("item")();
+      }
       if (option)
         read(*option, value, group.narrowest, full_name, group.hyper);
       else

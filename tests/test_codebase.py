@@ -104,10 +104,21 @@ def test_defaults_of_init_are_those_of_its_signature() -> None:
         assert (value, type(value)) == (parameter.default, type(parameter.default))
 
 
-def test_the_examples_in_the_readme_run() -> None:
+def readme_examples(with_torch: bool) -> list[str]:
     blocks = re.findall(r"```python\n(.*?)```", text("README.md"), re.DOTALL)
-    assert blocks
-    for block in blocks:
+    found = [block for block in blocks if ("import torch" in block) == with_torch]
+    assert found
+    return found
+
+
+def test_the_examples_in_the_readme_run() -> None:
+    for block in readme_examples(with_torch=False):
+        subprocess.run([sys.executable, "-c", block], check=True)
+
+
+def test_the_example_with_torch_in_the_readme_runs() -> None:
+    pytest.importorskip("torch")
+    for block in readme_examples(with_torch=True):
         subprocess.run([sys.executable, "-c", block], check=True)
 
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -273,7 +274,7 @@ class RMSprop(torch.optim.Optimizer):
     def _prepare_to_load(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         groups = []
         for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
-            group = {key: value for key, value in own.items() if key not in ("params", "param_names")} | saved
+            group = {key: own[key] for key in self.defaults} | saved
             # How to run belongs to this run, not to what was learnt.
             group |= {key: own[key] for key in ("capturable", "differentiable", "foreach")}
             self._require_legal(group)
@@ -311,15 +312,27 @@ class RMSprop(torch.optim.Optimizer):
                     f"{key}: expected False, got {group[key]!r}: {reason}; torch.optim.RMSprop has this option"
                 )
 
+    @torch.no_grad()
     def _norm_over_processes(self) -> float | None:
-        """Return the norm of the whole gradient if it is needed and this process has only parts of it."""
+        """Return the norm of the whole gradient if it is needed and this process has only parts of it.
+
+        Gradients that are no DTensors are taken to be the same in all processes.
+        """
         if not any(group["max_grad_norm"] is not None or group["skip_nonfinite"] for group in self.param_groups):
             return None
         params = [param for group in self.param_groups for param in group["params"]]
         if not any(_is_dtensor(param) for param in params):
             return None
-        norm: Any = torch.nn.utils.get_total_norm([param.grad for param in params if param.grad is not None])
-        return float(norm.full_tensor() if _is_dtensor(norm) else norm)
+        # torch.nn.utils.get_total_norm takes one mesh only, and rounds to the dtype of the gradients.
+        norms: dict[Any, list[Tensor]] = {}
+        for param in params:
+            grad: Any = param.grad
+            if grad is not None:
+                mesh = grad.device_mesh if _is_dtensor(grad) else None
+                dtype = torch.complex128 if grad.is_complex() else torch.float64
+                norms.setdefault(mesh, []).append(torch.linalg.vector_norm(grad, dtype=dtype))
+        totals: list[Any] = [torch.linalg.vector_norm(torch.stack(of_mesh)) for of_mesh in norms.values()]
+        return math.hypot(*(float(total.full_tensor() if _is_dtensor(total) else total) for total in totals))
 
     @torch.no_grad()
     def _fit(self, group_index: int, index: int, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -331,6 +344,8 @@ class RMSprop(torch.optim.Optimizer):
         _require_dense(plain, name)
         gradient = _fitting_gradient(grad, param, plain, f"{name}.grad")
         state = self.state[param]
+        if not isinstance(state, dict):
+            raise TypeError(f"the state of {name}: expected a dict, got {state!r}")
         _complete(state, param, plain, group, name)
         first = "variance" if group["centered"] else "square_avg"
         kept = (state.get(key) for key in (first, "grad_avg", "momentum_buffer"))
@@ -358,7 +373,9 @@ def _require_cpu(tensor: Tensor, name: str) -> None:
         )
 
 
-def _require_shape(value: Tensor, param: Tensor, name: str) -> None:
+def _require_shape(value: object, param: Tensor, name: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {value!r}")
     if value.shape != param.shape:
         raise ValueError(f"{name}: expected shape {tuple(param.shape)}, got {tuple(value.shape)}")
 
@@ -371,17 +388,17 @@ def _plain(tensor: Tensor, name: str) -> Tensor:
         if hasattr(local, "wait"):  # a collective that is still under way
             local = local.wait()
     _require_cpu(local, name)
-    if local.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got one of layout {local.layout}")
+    if local.layout != torch.strided or local.is_nested:
+        kind = "a nested one" if local.is_nested else f"one of layout {local.layout}"
+        raise TypeError(f"{name}: expected a dense tensor, got {kind}")
     if local.dtype not in _KEPT_DTYPES:
         expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in _KEPT_DTYPES)
         raise TypeError(f"{name}: expected one of {expected}, got {str(local.dtype).removeprefix('torch.')}")
     if local.is_conj() or local.is_neg():
         raise TypeError(f"{name}: expected numbers as they are in memory, got a conjugated or negated view of others")
     if local.numel() > 0 and _address(local) == 0:
-        raise TypeError(
-            f"{name}: expected a tensor with memory of its own, got a {torch.typename(local)} that has none"
-        )
+        kind = f"{type(local).__module__}.{type(local).__qualname__}"
+        raise TypeError(f"{name}: expected a tensor with memory of its own, got a {kind} that wraps others")
     real: Tensor = torch.view_as_real(local) if local.is_complex() else local
     return real
 
@@ -468,8 +485,10 @@ def _complete(state: _State, param: Tensor, plain: Tensor, group: _Group, name: 
     """Put into the state of a parameter what a step needs, in the form that it needs."""
     for key in _KEPT:
         if key in state:
-            _require_shape(state[key], param, f"state of {name}[{key!r}]")
-    step = state.get("step", 0.0)
+            _require_shape(state[key], param, f"the state of {name}[{key!r}]")
+    step = state.get("step", 0)
+    if not isinstance(step, (int, float, Tensor)) or (isinstance(step, Tensor) and step.numel() != 1):
+        raise TypeError(f"the state of {name}['step']: expected a number or a tensor of one element, got {step!r}")
     if not (isinstance(step, Tensor) and step.dtype in (torch.float32, torch.float64) and step.device.type == "cpu"):
         state["step"] = torch.tensor(float(step), dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
 
@@ -491,6 +510,6 @@ def _complete(state: _State, param: Tensor, plain: Tensor, group: _Group, name: 
         if kept is None:
             state[key] = _like(param, value)
             continue
-        in_order = _has_order(_plain(kept, f"state of {name}[{key!r}]"), plain)
+        in_order = _has_order(_plain(kept, f"the state of {name}[{key!r}]"), plain)
         if not in_order or kept.dtype != _KEPT_DTYPES[param.dtype]:
             state[key] = _like(param, kept)

@@ -60,12 +60,12 @@ void step(py::handle params, py::handle grads, py::handle state_object) {
 
 // A step of a torch optimizer, of all its groups.
 void step_groups(ParamGroups& groups, const py::list& param_groups, const py::dict& tensor_state,
-                 const py::function& fit, int threads, std::optional<double> norm) {
+                 const py::function& fit, const py::function& norm, int threads) {
   const InUse in_use(groups.in_use(), "optimizer");
-  const auto held = groups.bind(param_groups, tensor_state, fit);  // every check; nothing has been written so far
+  const auto held = groups.bind(param_groups, tensor_state, fit, norm);  // every check; nothing has been written so far
   groups.begin_step();
   groups.end_step(run({groups.leaves(), groups.elements(), dispatch::kernels(), groups.gradient(),
-                       std::clamp(threads, 1, parallel::threads()), norm}));
+                       std::clamp(threads, 1, parallel::threads()), groups.norm()}));
 }
 
 // `step` by the interpreter's own calling convention: pybind11's takes longer than a step of 64 elements.
@@ -166,8 +166,8 @@ PYBIND11_MODULE(_core, m) {
   py::class_<ParamGroups>(m, "ParamGroups", docs::ParamGroups, py::is_final())
       .def(py::init<const py::type&, const py::function&>(), arg("tensor_type"), arg("increment_version"))
       .def("require_legal", &ParamGroups::require_legal_group, docs::ParamGroups_require_legal, arg("group"))
-      .def("step", &step_groups, docs::ParamGroups_step, arg("param_groups"), arg("state"), arg("fit"), arg("threads"),
-           arg("norm") = py::none())
+      .def("step", &step_groups, docs::ParamGroups_step, arg("param_groups"), arg("state"), arg("fit"), arg("norm"),
+           arg("threads"))
       .def_readonly("skipped", &ParamGroups::skipped)
       .def_readonly("grad_norm", &ParamGroups::grad_norm);
 

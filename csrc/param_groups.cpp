@@ -283,7 +283,8 @@ bool ParamGroups::append(Member& member) {
   return true;
 }
 
-ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& state, const py::function& fit) {
+ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& state, const py::function& fit,
+                                    const py::function& norm) {
   Held held(this);
   gather(groups, state);
 
@@ -298,12 +299,19 @@ ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& stat
       if (!append(members_[i])) misfits.push_back(i);
   };
   read_all();
+  norm_.reset();
   if (!misfits.empty()) {
+    bool is_replaced = false;
     for (const std::size_t i : misfits) {
       Member& member = members_[i];
       const py::tuple fitting = fit(member.group, member.index, member.given[g]);
       for (std::size_t part = 0; part < parts; ++part) member.taken[part] = as_tensor(fitting[part]);
       member.is_fitted = true;
+      is_replaced |= !member.taken[p].is(member.given[p]);
+    }
+    if (is_replaced && groups_[0].hyper.needs_gradient) {
+      const py::object known = norm();
+      if (!known.is_none()) norm_ = known.cast<double>();
     }
     misfits.clear();
     read_all();

@@ -40,11 +40,15 @@ class ParamGroups {
   //
   // Tensors that are new or do not fit are shown to Python: fit(group, index, gradient) returns tensors to be taken
   // instead, the parameter, its gradient, its step count and for each kept array one or None; or raises what is wrong.
-  [[nodiscard]] Held bind(const py::list& groups, const py::dict& state, const py::function& fit);
+  // If that replaced a parameter and the norm of the whole gradient is needed, norm() returns it, or None if it is
+  // here.
+  [[nodiscard]] Held bind(const py::list& groups, const py::dict& state, const py::function& fit,
+                          const py::function& norm);
 
   std::span<const Leaf> leaves() const { return leaves_; }
   std::size_t elements() const { return elements_; }
   Gradient& gradient() { return gradient_; }
+  std::optional<double> norm() const { return norm_; }
   std::atomic<bool>& in_use() { return in_use_; }
 
   // To be called before a step, and with what came of it after.
@@ -112,6 +116,7 @@ class ParamGroups {
   std::size_t elements_ = 0;
   bool disjoint_ = false;  // the addresses in `leaves_` were checked for overlaps
   Gradient gradient_;
+  std::optional<double> norm_;
   std::atomic<bool> in_use_ = false;
 };
 

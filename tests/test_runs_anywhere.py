@@ -76,7 +76,8 @@ def test_kernel_objects_share_no_symbol_with_the_rest(build: Path) -> None:
         assert shared == [f"rmsprop_fast::{instruction_set}::kernels"]
 
 
-# Square root, and multiplication (and addition, with FMA) in double, of whole registers. GCC 12 sums up float16 in half ones with avx512.
+# Square root, and multiplication (and addition, with FMA) in double, of whole registers. GCC 12 sums up float16 in half
+# ones with avx512.
 PACKED = {
     "avx512": (r"vsqrtp[sd] .*%zmm", r"(vmul|vfmadd\d+)pd .*%[yz]mm"),
     "avx2": (r"vsqrtp[sd] .*%ymm", r"(vmul|vfmadd\d+)pd .*%ymm"),

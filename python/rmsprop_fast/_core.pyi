@@ -57,8 +57,8 @@ class ParamGroups:
         param_groups: list[dict[str, Any]],
         state: dict[Any, Any],
         fit: Callable[[int, int, Any], tuple[Any, ...]],
+        norm: Callable[[], float | None],
         threads: int,
-        norm: float | None = None,
     ) -> None: ...
     @property
     def skipped(self) -> int: ...

@@ -213,9 +213,13 @@ class RMSprop(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._kernel.step(
-            self.param_groups, self.state, self._fit, torch.get_num_threads(), self._norm_over_processes()
-        )
+        mended: dict[Tensor, _State] = {}  # no part of the state before all is checked
+        fit = functools.partial(self._fit, mended)
+        self._kernel.step(self.param_groups, self.state, fit, self._norm_over_processes, torch.get_num_threads())
+        for param, state in mended.items():
+            kept = self.state[param]
+            kept.clear()
+            kept.update(state)
         return loss
 
     _observed_update: Callable[..., float | None] = torch.compiler.disable(  # type: ignore[no-untyped-call]
@@ -312,22 +316,19 @@ class RMSprop(torch.optim.Optimizer):
                     f"{key}: expected False, got {group[key]!r}: {reason}; torch.optim.RMSprop has this option"
                 )
 
-    @torch.no_grad()
     def _norm_over_processes(self) -> float | None:
-        """Return the norm of the whole gradient if it is needed and this process has only parts of it.
+        """Return the norm of the whole gradient if this process has only parts of it.
 
         Gradients that are no DTensors are taken to be the same in all processes.
         """
-        if not any(group["max_grad_norm"] is not None or group["skip_nonfinite"] for group in self.param_groups):
-            return None
         params = [param for group in self.param_groups for param in group["params"]]
         if not any(_is_dtensor(param) for param in params):
             return None
         # torch.nn.utils.get_total_norm takes one mesh only, and rounds to the dtype of the gradients.
         norms: dict[Any, list[Tensor]] = {}
         for param in params:
-            grad: Any = param.grad
-            if grad is not None:
+            if (grad := param.grad) is not None:
+                grad = grad.detach()
                 mesh = grad.device_mesh if _is_dtensor(grad) else None
                 dtype = torch.complex128 if grad.is_complex() else torch.float64
                 norms.setdefault(mesh, []).append(torch.linalg.vector_norm(grad, dtype=dtype))
@@ -335,7 +336,9 @@ class RMSprop(torch.optim.Optimizer):
         return math.hypot(*(float(total.full_tensor() if _is_dtensor(total) else total) for total in totals))
 
     @torch.no_grad()
-    def _fit(self, group_index: int, index: int, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def _fit(
+        self, mended: dict[Tensor, _State], group_index: int, index: int, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """Return tensors that the kernel can take for a parameter, or raise what is wrong with those that are there."""
         group = self.param_groups[group_index]
         param = group["params"][index]
@@ -343,9 +346,10 @@ class RMSprop(torch.optim.Optimizer):
         plain = _plain(param, name)
         _require_dense(plain, name)
         gradient = _fitting_gradient(grad, param, plain, f"{name}.grad")
-        state = self.state[param]
-        if not isinstance(state, dict):
-            raise TypeError(f"the state of {name}: expected a dict, got {state!r}")
+        given = self.state.get(param, {})
+        if not isinstance(given, dict):
+            raise TypeError(f"the state of {name}: expected a dict, got {given!r}")
+        state = mended[param] = dict(given)
         _complete(state, param, plain, group, name)
         first = "variance" if group["centered"] else "square_avg"
         kept = (state.get(key) for key in (first, "grad_avg", "momentum_buffer"))

@@ -1,0 +1,529 @@
+"""Where RMSprop for PyTorch goes: as the reference, to the byte, and as torch.optim.RMSprop, within roundings."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import rmsprop_fast as rf
+from bits import Array, same_bits
+from rmsprop_fast import _core
+from test_parity import TOLERANCE, TOLERANCE_CENTERED, TOLERANCE_FLOAT64, difference
+
+torch = pytest.importorskip("torch")
+
+from rmsprop_fast.torch import RMSprop  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Tensor: TypeAlias = Any
+Options: TypeAlias = dict[str, Any]
+
+OWN_OPTIONS: Options = {
+    "nesterov": False,
+    "lr_in_momentum": False,
+    "eps_inside_sqrt": False,
+    "initial_s": 0,
+    "bias_correction": False,
+    "decoupled_weight_decay": False,
+    "clip_value": None,
+    "max_grad_norm": None,
+    "skip_nonfinite": False,
+}
+# What rmsprop_fast.init calls the options of a group; those of the whole gradient are the oracle's own affair.
+NAMES = {name: name for name in ("lr", "eps", "weight_decay", "momentum", "centered", "maximize", *OWN_OPTIONS)}
+NAMES |= {"alpha": "rho", "decoupled_weight_decay": "decoupled"}
+del NAMES["max_grad_norm"], NAMES["skip_nonfinite"]
+
+HALVES = [torch.bfloat16, torch.float16]
+DTYPES = [torch.float32, torch.float64, *HALVES, torch.complex64, torch.complex128]
+
+
+@pytest.fixture(autouse=True)
+def _leave_torch_as_it_was() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def numbers(tensor: Tensor) -> Array:
+    """Return the numbers of a tensor as an array, and those of a complex one in a last axis of two."""
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    if plain.is_complex():
+        plain = torch.view_as_real(plain)
+    if plain.dtype == torch.bfloat16:
+        plain = plain.view(torch.int16)
+    found: Array = plain.numpy()
+    return found.view(ml_dtypes.bfloat16) if tensor.dtype == torch.bfloat16 else found
+
+
+class Oracle:
+    """Takes the steps of an optimizer by `rmsprop_fast.reference`, on copies in NumPy.
+
+    It has a state for each parameter, as the optimizer has, and clips the gradients to the norm itself.
+    """
+
+    def __init__(self, optimizer: RMSprop) -> None:
+        self.optimizer = optimizer
+        self.params: dict[Tensor, Array] = {}
+        self.states: dict[Tensor, rf.State] = {}
+        self.grad_norm: float | None = None
+        self.skipped = 0
+
+    def step(self) -> None:
+        """To be called before the optimizer's step, which changes what this one begins with."""
+        groups = {param: group for group in self.optimizer.param_groups for param in group["params"]}
+        self.params = {param: numbers(param).copy(order="K") for param in groups}
+        grads = {param: self.gradient(param) for param in groups if param.grad is not None}
+        factor = self.factor(grads)
+        if factor is None:
+            return
+        for param, grad in grads.items():
+            options = self.options(groups[param])
+            if param not in self.states:
+                self.states[param] = rf.init(self.params[param], **options)
+            state = self.states[param]
+            for name in options.keys() - {"centered", "initial_s"}:
+                setattr(state, name, options[name])
+            real = (state.variance if state.centered else state.s).dtype.type
+            with np.errstate(all="ignore"):
+                scaled = np.asarray(real(factor) * grad.astype(real))
+            rf.reference.step(self.params[param], scaled, state)
+
+    def options(self, group: Options) -> Options:
+        """Return the options of a group for `rmsprop_fast.init`."""
+        return {ours: group[theirs] for theirs, ours in NAMES.items()} | {"lr": float(group["lr"])}
+
+    def begin(self, param: Tensor, kept: dict[str, Array], steps: int) -> None:
+        """Go on for this parameter from what was kept after so many steps."""
+        group = next(group for group in self.optimizer.param_groups if any(param is p for p in group["params"]))
+        state = self.states[param] = rf.init(numbers(param).copy(order="K"), **self.options(group))
+        state.steps = steps
+        (state.variance if state.centered else state.s)[...] = kept["variance" if state.centered else "square_avg"]
+        for name in ("grad_avg", "momentum_buffer"):
+            if getattr(state, name) is not None:
+                getattr(state, name)[...] = kept[name]
+
+    def start_from(self, saved: Any) -> None:
+        """Go on from a state dict."""
+        params = [param for group in self.optimizer.param_groups for param in group["params"]]
+        for param, kept in zip(params, saved["state"].values(), strict=True):
+            arrays = {key: numbers(value) for key, value in kept.items() if key != "step"}
+            self.begin(param, arrays, int(kept["step"]))
+
+    def gradient(self, param: Tensor) -> Array:
+        """Return the gradient in the memory order of its parameter: that in which squares are summed up."""
+        grad = numbers(param.grad)
+        copy = np.empty_like(self.params[param], dtype=grad.dtype)
+        copy[...] = grad
+        return copy
+
+    def factor(self, grads: dict[Tensor, Array]) -> float | None:
+        """Return what the norm asks to multiply the gradients by; None if the step is to be skipped."""
+        group = self.optimizer.param_groups[0]
+        most, skip = group["max_grad_norm"], group["skip_nonfinite"]
+        self.grad_norm = None
+        if most is None and not skip:
+            return 1.0
+        params = [self.params[param].copy(order="K") for param in grads]
+        state = rf.init(params, clip_global_norm=most, skip_nonfinite=skip)
+        rf.reference.step(params, list(grads.values()), state)
+        self.grad_norm = norm = state.grad_norm
+        self.skipped += state.skipped
+        assert norm is not None
+        if state.skipped:
+            return None
+        return 1.0 if most is None or norm <= most else most / norm
+
+    def check(self) -> None:
+        """Has the optimizer come to the same, to the byte?"""
+        for param, expected in self.params.items():
+            assert same_bits(numbers(param), expected)
+        for param, state in self.states.items():
+            kept = self.optimizer.state[param]
+            mean = "variance" if state.centered else "square_avg"
+            assert same_bits(numbers(kept[mean]), getattr(state, "variance" if state.centered else "s"))
+            for name in ("grad_avg", "momentum_buffer"):
+                if getattr(state, name) is not None:
+                    assert same_bits(numbers(kept[name]), getattr(state, name))
+            assert kept["step"] == state.steps
+        assert self.optimizer.skipped == self.skipped
+        assert repr(self.optimizer.grad_norm) == repr(self.grad_norm)
+
+    def check_step(self) -> None:
+        self.step()
+        self.optimizer.step()
+        self.check()
+
+
+def parameter(*shape: int, dtype: Any = torch.float32) -> Tensor:
+    """Return a parameter that has a gradient."""
+    param = torch.randn(shape, dtype=dtype).requires_grad_()
+    renew(param)
+    return param
+
+
+def renew(*params: Tensor) -> None:
+    """Give parameters new gradients."""
+    for param in params:
+        param.grad = torch.randn(param.shape, dtype=param.dtype)
+
+
+# --- To the byte -----------------------------------------------------------------------------------------------------
+
+# Of parameters and gradients, with sizes around those of vectors and, for norms, blocks.
+LEAVES = [
+    *((dtype, dtype, shape) for dtype in DTYPES for shape in [(37,), (7, 10), (), (16, 1), (0, 3)]),
+    *((torch.float32, half, shape) for half in HALVES for shape in [(100,), (4097,), (1, 53)]),
+    (torch.float64, torch.float64, (8192,)),
+]
+
+# For each of three groups.
+EACH: dict[str, tuple[Options, Options, Options]] = {
+    "defaults": ({}, {}, {}),
+    "numbers": ({"lr": 0.1, "alpha": 0.9}, {"eps": 0.1, "weight_decay": 0.3}, {"momentum": 0.5, "alpha": 0.0}),
+    "momentum": (
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.5, "lr_in_momentum": True, "nesterov": True},
+    ),
+    "centered": ({"centered": True}, {"centered": True, "momentum": 0.9}, {}),
+    "the mean": ({"eps_inside_sqrt": True}, {"initial_s": 1.0}, {"bias_correction": True}),
+    "centered mean": (
+        {"centered": True, "eps_inside_sqrt": True},
+        {"centered": True, "initial_s": 1.0},
+        {"centered": True, "bias_correction": True},
+    ),
+    "decay": ({"weight_decay": 0.3, "decoupled_weight_decay": True}, {"weight_decay": 0.3}, {"maximize": True}),
+    "clip_value": ({"clip_value": 0.5}, {"clip_value": 1, "weight_decay": 0.3}, {"maximize": True, "momentum": 0.9}),
+    "lr as tensor": ({"lr": torch.tensor(0.3)}, {"lr": torch.tensor(0.1, dtype=torch.float64)}, {"foreach": True}),
+    "all": (
+        {"lr": 0.02, "weight_decay": 0.1, "maximize": True},
+        {"alpha": 0.5, "eps": 1e-3, "momentum": 0.9, "lr_in_momentum": True, "bias_correction": True},
+        {"centered": True, "momentum": 0.5, "nesterov": True, "decoupled_weight_decay": True, "weight_decay": 0.1},
+    ),
+}
+ALL: list[Options] = [
+    {},
+    {"max_grad_norm": 3.0},
+    {"max_grad_norm": 1e6},
+    {"skip_nonfinite": True},
+    {"skip_nonfinite": True, "max_grad_norm": 0.5},
+]
+
+
+def spoil(grad: Tensor) -> None:
+    """Put among the numbers of a gradient some that are none, or too large or too small to be squared."""
+    flat = (torch.view_as_real(grad) if grad.is_complex() else grad).view(-1)
+    bad = torch.tensor([torch.nan, torch.inf, -torch.inf, 3e38, -1e30, 1e-30, 1e-44, -0.0], dtype=torch.float64)
+    flat[::3] = bad.repeat(len(flat))[: len(flat[::3])].to(flat.dtype)
+
+
+@pytest.mark.parametrize("case", EACH)
+def test_all_groups_go_where_the_reference_goes(case: str) -> None:
+    """With threads that share even the smallest work, of another number in each step: bytes do not depend on it."""
+    _core._set_shares(0, 0)
+    threads = itertools.cycle([1, 2, 7])
+    for shared in ALL:
+        if any("clip_value" in options for options in EACH[case]) and "max_grad_norm" in shared:
+            continue  # there is at most one of them
+        params = [torch.randn(shape, dtype=dtype).requires_grad_() for dtype, _, shape in LEAVES]
+        groups = [{"params": params[i::3], **options} for i, options in enumerate(EACH[case])]
+        oracle = Oracle(RMSprop(groups, **shared))
+        for is_bad in (False, False, True, False):
+            for param, (_, grad_dtype, shape) in zip(params, LEAVES, strict=True):
+                param.grad_dtype = grad_dtype
+                param.grad = torch.randn(shape, dtype=grad_dtype)
+                if is_bad:
+                    spoil(param.grad)
+            rf.set_num_threads(next(threads))
+            torch.set_num_threads(rf.get_num_threads())
+            oracle.check_step()
+        assert oracle.skipped == shared.get("skip_nonfinite", False)
+
+
+def test_every_option_is_compared() -> None:
+    """All but those that change nothing, or must be False."""
+    options = torch.optim.RMSprop([parameter(1)]).defaults.keys() | OWN_OPTIONS.keys()
+    compared = {name for groups in EACH.values() for group in groups for name in group}
+    assert compared | {name for shared in ALL for name in shared} == options - {"capturable", "differentiable"}
+
+
+# --- Within roundings ------------------------------------------------------------------------------------------------
+
+STEPS = 200
+SHAPES = [(17, 5), (), (2, 3, 4)]
+TOLERANCES = {
+    torch.float32: TOLERANCE,
+    torch.float64: TOLERANCE_FLOAT64,
+    torch.complex64: TOLERANCE,
+    torch.complex128: TOLERANCE_FLOAT64,
+}
+
+
+def magnitudes(shape: tuple[int, ...], dtype: Any) -> Tensor:
+    """Return numbers of any sign, from 1e-3 to 10."""
+    real = 10 ** (4 * torch.rand(shape, dtype=torch.float64) - 3) * torch.randint(0, 2, shape).mul(2).sub(1)
+    if dtype.is_complex:
+        return torch.complex(real, torch.randn(shape, dtype=torch.float64)).to(dtype)
+    return real.to(dtype)
+
+
+class Problem:
+    """Parameters to begin with, and gradients that depend on nothing but the step, or are steady but for a tenth."""
+
+    def __init__(self, dtype: Any, *, steady: bool = False) -> None:
+        self.start = [torch.randn(shape, dtype=dtype) for shape in SHAPES]
+        self.gradients = [[magnitudes(shape, dtype) for shape in SHAPES] for _ in range(STEPS)]
+        if steady:
+            self.gradients = [
+                [level * (1 + 0.1 * torch.randn(level.shape, dtype=level.dtype)) for level in self.gradients[0]]
+                for _ in range(STEPS)
+            ]
+
+    def positions(
+        self,
+        make: Callable[[list[Tensor]], Any],
+        before_step: Callable[[list[Tensor]], Any] = lambda params: None,
+        after_step: Callable[[int], Any] = lambda step: None,
+    ) -> Array:
+        """Return the parameters after 0, 1, 2, ... steps of an optimizer, with half of its rate from half-way on."""
+        params = [start.clone().requires_grad_() for start in self.start]
+        optimizer = make(params)
+        found = [flat(params)]
+        for step, grads in enumerate(self.gradients):
+            for group in optimizer.param_groups:
+                if step == STEPS // 2:
+                    group["lr"] = group["lr"] / 2
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = grad.clone()
+            with torch.no_grad():
+                before_step(params)
+            optimizer.step()
+            after_step(step)
+            found.append(flat(params))
+        return np.array(found)
+
+
+def flat(params: list[Tensor]) -> Array:
+    return np.concatenate([numbers(param).ravel().astype(np.float64) for param in params])
+
+
+def both(problem: Problem, make: Callable[[Any, list[Tensor]], Any]) -> tuple[Array, Array]:
+    """Return our positions and torch's."""
+    ours, theirs = (problem.positions(functools.partial(make, cls)) for cls in (RMSprop, torch.optim.RMSprop))
+    return ours, theirs
+
+
+class Case(NamedTuple):
+    """What is to be the same: ours with these options, torch.optim.RMSprop with those and something done before."""
+
+    ours: Options
+    theirs: Options
+    before_step: Callable[[list[Tensor]], Any] = lambda params: None
+
+
+def same(**options: Any) -> Case:
+    return Case(options, options)
+
+
+# Where 1 - lr * weight_decay is a number of float32, in the second half as well: PyTorch rounds it.
+DECAY_BY_POWERS_OF_2 = {"lr": 2.0**-9, "weight_decay": 2.0**-3}
+
+
+def real_views(params: list[Tensor]) -> list[Tensor]:
+    """Return the parameters and gradients as real numbers, in the same memory."""
+    found = []
+    for param in params:
+        found.append(torch.view_as_real(param.detach()) if param.is_complex() else param)
+        found[-1].grad = torch.view_as_real(param.grad) if param.is_complex() else param.grad
+    return found
+
+
+def clip_value(params: list[Tensor]) -> None:
+    torch.nn.utils.clip_grad_value_(real_views(params), 0.05)
+
+
+def clip_norm(params: list[Tensor]) -> None:
+    """Do what clip_grad_norm_ does, without the 1e-6 that it adds to the norm."""
+    norm = torch.nn.utils.get_total_norm([param.grad for param in params])
+    torch.nn.utils.clip_grads_with_norm_(params, 2.0, norm - 1e-6)
+
+
+class Decay:
+    """Shrinks the parameters by hand, where `lr` halves half-way."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def __call__(self, params: list[Tensor]) -> None:
+        lr = 2.0**-9 if self.step % STEPS < STEPS // 2 else 2.0**-10
+        self.step += 1
+        for param in params:
+            param.mul_(1 - lr * 2.0**-3)
+
+
+CASES = {
+    "defaults": same(),
+    "numbers": same(lr=0.003, alpha=0.8, eps=0.1),
+    "momentum": same(momentum=0.9),
+    "weight_decay": same(weight_decay=0.1),
+    "maximize": same(maximize=True),
+    "all": same(maximize=True, weight_decay=0.1, momentum=0.5, alpha=0.9),
+    "no memory": same(alpha=0.0, eps=0.0),
+    "lr as tensor": same(lr=torch.tensor(0.003)),
+    "clip_value": Case({"clip_value": 0.05}, {}, clip_value),
+    "max_grad_norm": Case({"max_grad_norm": 2.0}, {}, clip_norm),
+    "decoupled_weight_decay": Case({**DECAY_BY_POWERS_OF_2, "decoupled_weight_decay": True}, {"lr": 2.0**-9}, Decay()),
+    "decoupled_weight_decay, momentum": Case(
+        {**DECAY_BY_POWERS_OF_2, "decoupled_weight_decay": True, "momentum": 0.9},
+        {"lr": 2.0**-9, "momentum": 0.9},
+        Decay(),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_it_goes_where_torch_goes(case: str, dtype: Any) -> None:
+    problem, (ours, theirs, before_step) = Problem(dtype), CASES[case]
+    found = problem.positions(lambda params: RMSprop(params, **ours))
+    expected = problem.positions(lambda params: torch.optim.RMSprop(params, **theirs), before_step)
+    assert np.isfinite(expected).all()
+    assert difference(found, expected) <= TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("steady", [False, True], ids=["any gradients", "steady gradients"])
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "weight_decay": 0.1, "maximize": True}], ids=repr)
+def test_it_goes_there_with_centered(options: Options, steady: bool, dtype: Any) -> None:
+    """Where gradients are steady, PyTorch's square_avg - grad_avg**2 has lost digits; float64 has 29 bits more."""
+    problem = Problem(dtype, steady=steady)
+    found, expected = both(problem, lambda cls, params: cls(params, centered=True, alpha=0.9, **options))
+    loss = TOLERANCE_CENTERED * (1 if TOLERANCES[dtype] == TOLERANCE else 2.0**-29)
+    assert difference(found, expected) <= (loss if steady else TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_groups_go_their_own_ways(dtype: Any) -> None:
+    problem = Problem(dtype)
+    each: list[Options] = [{"lr": 0.1}, {"momentum": 0.9, "alpha": 0.8}, {"weight_decay": 0.1, "maximize": True}]
+
+    def grouped(cls: Any, params: list[Tensor]) -> Any:
+        return cls([{"params": [param], **options} for param, options in zip(params, each, strict=True)])
+
+    found, expected = both(problem, grouped)
+    assert difference(found, expected) <= TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_halves_go_where_float32_goes_but_for_their_rounding(case: str, dtype: Any) -> None:
+    """Torch's step, in float32, begins where ours began, and is rounded up to the tolerance above and below it.
+
+    Ours has to be between these: a float32 next to the middle of two halves may fall to either side.
+    """
+    ours, theirs, before_step = CASES[case]
+    halves = [torch.randn(shape).to(dtype).requires_grad_() for shape in SHAPES]
+    wholes = [half.detach().float().requires_grad_() for half in halves]
+    optimizer, torchs = RMSprop(halves, **ours), torch.optim.RMSprop(wholes, **theirs)
+    ways = [torch.zeros(shape, dtype=torch.float64) for shape in SHAPES]
+    for step in range(STEPS):
+        for half, whole in zip(halves, wholes, strict=True):
+            half.grad = magnitudes(half.shape, dtype)
+            whole.data.copy_(half.detach())
+            whole.grad = half.grad.float()
+        if step == STEPS // 2:
+            for group in (*optimizer.param_groups, *torchs.param_groups):
+                group["lr"] = group["lr"] / 2
+        with torch.no_grad():
+            before_step(wholes)
+        starts = [half.detach().double() for half in halves]
+        optimizer.step()
+        torchs.step()
+        for half, whole, start, way in zip(halves, wholes, starts, ways, strict=True):
+            exact = whole.detach().double()
+            way += (exact - start).abs()
+            off = TOLERANCE * (exact.abs() + way)
+            assert ((exact - off).to(dtype) <= half).all()
+            assert (half <= (exact + off).to(dtype)).all()
+
+
+# --- PyTorch's own inputs --------------------------------------------------------------------------------------------
+
+
+def optimizer_info() -> Any:
+    """Return what PyTorch's own tests of RMSprop are made from."""
+    common = pytest.importorskip("torch.testing._internal.common_optimizers")
+    return next(info for info in common.optim_db if info.optim_cls is torch.optim.RMSprop)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_pytorchs_inputs(dtype: Any) -> None:
+    problem, inputs = Problem(dtype), optimizer_info().optim_inputs_func("cpu")
+    assert len(inputs) >= 8
+    for case in inputs:
+
+        def make(cls: Any, params: list[Tensor], options: Options = case.kwargs) -> Any:
+            return cls(params, **options)
+
+        found, expected = both(problem, make)
+        assert difference(found, expected) <= TOLERANCES[dtype], case.desc
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_pytorchs_schedulers(dtype: Any) -> None:
+    """The loss, which one of them wants to know, does not fall; so that the rate does."""
+    problem = Problem(dtype)
+    for constructors in optimizer_info().scheduler_inputs:
+
+        def scheduled(cls: Any, rates: list[float], constructors: Any = constructors) -> Array:
+            schedulers: list[Any] = []
+
+            def make(params: list[Tensor]) -> Any:
+                optimizer = cls(params, lr=0.1)
+                schedulers.extend(constructor(optimizer) for constructor in constructors)
+                return optimizer
+
+            def schedule(_step: int) -> None:
+                for scheduler in schedulers:
+                    plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+                    scheduler.step(1.0) if plateau else scheduler.step()
+                rates.append(schedulers[0].optimizer.param_groups[0]["lr"])
+
+            return problem.positions(make, after_step=schedule)
+
+        our_rates: list[float] = []
+        their_rates: list[float] = []
+        found, expected = scheduled(RMSprop, our_rates), scheduled(torch.optim.RMSprop, their_rates)
+        assert our_rates == their_rates
+        assert len(set(our_rates)) > 10
+        assert difference(found, expected) <= TOLERANCES[dtype]
+
+
+def test_pytorchs_errors() -> None:
+    """Of the same types; messages for options are our own, and have the name and the value."""
+    inputs = optimizer_info().optim_error_inputs_func("cpu", torch.float32)
+    assert len(inputs) >= 7
+    for case in inputs:
+        given = case.optimizer_error_input
+        params = given.params if given.params is not None else [parameter(1, 1)]
+        if case.error_type is UserWarning:
+            with pytest.warns(UserWarning, match=case.error_regex):
+                RMSprop(params, **given.kwargs)
+            continue
+        with pytest.raises(case.error_type) as error:
+            RMSprop(params, **given.kwargs)
+        refused = "lr" if "lr" in case.error_regex else next(iter(given.kwargs.keys() - {"lr"}), None)
+        if refused is None:
+            assert error.match(case.error_regex)
+        else:
+            assert str(error.value).startswith(f"{refused}: expected ")
+            assert repr(given.kwargs[refused]) in str(error.value)

@@ -250,10 +250,15 @@ References
 ----------
 T. Tieleman and G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012.)";
 
-constexpr const char* ParamGroups = R"(The parameter groups of a torch optimizer, as the kernel sees them.
+constexpr const char* ParamGroups =
+    R"(The parameter groups of a torch optimizer, as the kernel sees them; made by `param_groups`.)";
 
-Tensors are those of `tensor_type`, torch.Tensor, and its subclasses. ``increment_version(tensors)`` tells autograd that
-they are changed.)";
+constexpr const char* param_groups = R"(param_groups(tensor_type, increment_version)
+--
+
+Make a ParamGroups for tensors of that type, torch.Tensor, and its subclasses.
+
+``increment_version(tensors)``, a builtin function, tells autograd that they are changed.)";
 
 constexpr const char* ParamGroups_require_legal = R"(require_legal(self, group)
 --

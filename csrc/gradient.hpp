@@ -21,7 +21,8 @@ class Gradient {
   // Draws the conclusions, once everything is measured.
   void conclude(std::span<const Leaf> leaves, const KernelTable& kernels);
 
-  // Draws them from the norm of a gradient of which these leaves are only a part.
+  // Draws them from the norm of a gradient of which these leaves are only a part. Norms of leaves, for clip_norm, are
+  // not known then.
   void conclude(std::span<const Leaf> leaves, double norm);
 
   // Of all leaves, after unscaling and before clipping.

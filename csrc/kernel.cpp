@@ -165,7 +165,7 @@ inline void prefetch_ahead([[maybe_unused]] const void* address) {
 template <class Stored>
 inline double add_square(double sum, Stored g) {
   const double x = load(g);
-#if defined(__AVX512F__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if !defined(_MSC_VER) && (defined(__AVX512F__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA))
   if constexpr (sizeof(Stored) == sizeof(float)) return __builtin_fma(x, x, sum);
 #endif
   return sum + x * x;

@@ -163,13 +163,20 @@ PYBIND11_MODULE(_core, m) {
                                       {}};
   if (PyModule_AddFunctions(m.ptr(), raw_methods) != 0) throw py::error_already_set();
 
-  py::class_<ParamGroups>(m, "ParamGroups", docs::ParamGroups, py::is_final())
-      .def(py::init<const py::type&, const py::function&>(), arg("tensor_type"), arg("increment_version"))
-      .def("require_legal", &ParamGroups::require_legal_group, docs::ParamGroups_require_legal, arg("group"))
+  py::class_<ParamGroups> param_groups(m, "ParamGroups", docs::ParamGroups, py::is_final());
+  reinterpret_cast<PyTypeObject*>(param_groups.ptr())->tp_new = nullptr;  // as for State
+  param_groups.def("require_legal", &ParamGroups::require_legal_group, docs::ParamGroups_require_legal, arg("group"))
       .def("step", &step_groups, docs::ParamGroups_step, arg("param_groups"), arg("state"), arg("fit"), arg("norm"),
            arg("threads"))
       .def_readonly("skipped", &ParamGroups::skipped)
       .def_readonly("grad_norm", &ParamGroups::grad_norm);
+
+  m.def(
+      "param_groups",
+      [](const py::type& tensor_type, const py::function& increment_version) {
+        return std::make_unique<ParamGroups>(tensor_type, increment_version);
+      },
+      docs::param_groups, arg("tensor_type"), arg("increment_version"));
 
   m.def("kernels", &dispatch::kernel_names, docs::kernels);
   m.def("get_kernel", &dispatch::kernel_name, docs::get_kernel);

@@ -106,10 +106,16 @@ void ParamGroups::require_legal_group(const py::dict& group) const {
 
 void ParamGroups::Release::operator()(ParamGroups* groups) const {
   for (Member& member : groups->members_) {
-    for (std::size_t part = p + 1; part < parts; ++part) member.given[part] = {};
+    member.given = {};
     member.taken = {};
     member.is_fitted = false;
   }
+  for (Group& group : groups->groups_) {
+    group.dict = {};
+    for (py::object& value : group.values)
+      if (value && !is_immutable(value.ptr())) value = {};
+  }
+  groups->written_ = {};
 }
 
 std::string ParamGroups::name(const Member& member) const {
@@ -124,11 +130,12 @@ template <class Name>
 void ParamGroups::read_options(Group& group, const Name& name) const {
   bool changed = false;
   group.values.resize(keys().options.size());
+  group.refusals.resize(keys().options.size());
   try {
     for (std::size_t i = 0; i < group.values.size(); ++i) {
       const auto [key, option] = keys().options[i];
       py::object value = find(group.dict.ptr(), key);
-      if (value && value.is(group.values[i]) && is_immutable(value.ptr())) continue;
+      if (value && value.is(group.values[i])) continue;
       changed = true;
       const std::string full_name = name(option ? option->torch_name : "lr");
       if (!value) throw py::value_error(full_name + ": expected a value, got a group without it");
@@ -138,10 +145,19 @@ void ParamGroups::read_options(Group& group, const Name& name) const {
           throw py::value_error(full_name + ": expected a number or a tensor of one element, got " + quote(value));
         value = value.attr("item")();
       }
-      if (option)
-        read(*option, value, group.narrowest, full_name, group.hyper);
-      else
-        group.lr = require_number(value, Range::at_least_0, group.narrowest, full_name);
+      const auto read_as = [&, &option = option](Element element) {
+        if (option)
+          read(*option, value, element, full_name, group.hyper);
+        else
+          group.lr = require_number(value, Range::at_least_0, element, full_name);
+      };
+      group.refusals[i].clear();
+      try {
+        read_as(Element::float32);
+      } catch (const py::value_error& refusal) {
+        read_as(Element::float64);
+        group.refusals[i] = refusal.what();
+      }
     }
     if (!changed) return;
     require_legal(group.hyper, &Option::torch_name);
@@ -176,11 +192,8 @@ void ParamGroups::gather(const py::list& groups, const py::dict& state) {
     for (Py_ssize_t k = 0; k < PyList_GET_SIZE(params.ptr()); ++k) {
       if (count == members_.size()) members_.emplace_back();
       Member& member = members_[count++];
-      PyObject* const param = PyList_GET_ITEM(params.ptr(), k);
-      if (member.given[p].ptr() != param) {
-        member = {};
-        member.given[p] = py::reinterpret_borrow<py::object>(param);
-      }
+      member.given[p] = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), k));
+      if (std::exchange(member.param, member.given[p].ptr()) != member.param) member.seen = {};
       member.group = i;
       member.index = static_cast<std::size_t>(k);
       gather(member, hyper, state, position);
@@ -235,8 +248,9 @@ std::optional<ParamGroups::Memory> ParamGroups::memory_of(const py::object& tens
 
 // Appends to leaves, or returns false if something does not fit, or was not seen by Python. Runs no Python code.
 bool ParamGroups::append(Member& member) {
-  const Hyper& hyper = groups_[member.group].hyper;
-  Leaf leaf{.hyper = &hyper};
+  const Group& group = groups_[member.group];
+  const Hyper& hyper = group.hyper;
+  Leaf leaf{.lr_number = group.lr, .hyper = &hyper};
 
   const auto& tensors = member.is_fitted ? member.taken : member.given;
   const auto param = memory_of(tensors[p]);
@@ -273,9 +287,13 @@ bool ParamGroups::append(Member& member) {
   now[t] = count->data;
   const double steps =
       count->element == Element::float64 ? *static_cast<double*>(count->data) : *static_cast<float*>(count->data);
+  if (!(steps >= 0)) return false;
   leaf.rho_t = rho_in_step(hyper, steps + 1);
 
   if (!member.is_fitted && now != member.seen) return false;
+  if (leaf.element != Element::float64)
+    for (const std::string& refusal : group.refusals)
+      if (!refusal.empty()) throw py::value_error(refusal);
   member.seen = now;
   counts_.push_back({count->data, count->element});
   leaves_.push_back(leaf);
@@ -283,71 +301,75 @@ bool ParamGroups::append(Member& member) {
   return true;
 }
 
+// Has Python look at members that do not fit, or that it has not seen.
+void ParamGroups::ask_python(const std::vector<std::size_t>& misfits, const py::function& fit,
+                             const py::function& norm) {
+  bool is_replaced = false;
+  for (const std::size_t i : misfits) {
+    Member& member = members_[i];
+    const py::tuple fitting = fit(member.group, member.index, member.given[g]);
+    for (std::size_t part = 0; part < parts; ++part) member.taken[part] = as_tensor(fitting[part]);
+    member.is_fitted = true;
+    is_replaced |= !member.taken[p].is(member.given[p]);
+  }
+  if (is_replaced && groups_[0].hyper.needs_gradient) {
+    const py::object known = norm();
+    if (!known.is_none()) norm_ = known.cast<double>();
+  }
+}
+
 ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& state, const py::function& fit,
                                     const py::function& norm) {
   Held held(this);
   gather(groups, state);
+  py::list written;
+  for (const std::size_t i : active_)
+    for (const Part part : {p, t, s, m, b})
+      if (const py::object& tensor = members_[i].given[part]; is_a(tensor, tensor_type_)) written.append(tensor);
+  written_ = std::move(written);
+  norm_.reset();
 
   std::swap(leaves_, last_leaves_);
-  const bool was_disjoint = std::exchange(disjoint_, false);
+  bool is_disjoint = std::exchange(disjoint_, false);
   std::vector<std::size_t> misfits;
-  const auto read_all = [&] {
+  const auto append_all = [&] {
     leaves_.clear();
     counts_.clear();
     elements_ = 0;
+    misfits.clear();
     for (const std::size_t i : active_)
       if (!append(members_[i])) misfits.push_back(i);
   };
-  read_all();
-  norm_.reset();
+  append_all();
   if (!misfits.empty()) {
-    bool is_replaced = false;
-    for (const std::size_t i : misfits) {
-      Member& member = members_[i];
-      const py::tuple fitting = fit(member.group, member.index, member.given[g]);
-      for (std::size_t part = 0; part < parts; ++part) member.taken[part] = as_tensor(fitting[part]);
-      member.is_fitted = true;
-      is_replaced |= !member.taken[p].is(member.given[p]);
-    }
-    if (is_replaced && groups_[0].hyper.needs_gradient) {
-      const py::object known = norm();
-      if (!known.is_none()) norm_ = known.cast<double>();
-    }
-    misfits.clear();
-    read_all();
+    ask_python(misfits, fit, norm);
+    is_disjoint = false;
+    append_all();
     if (!misfits.empty())
       throw std::runtime_error(name(members_[misfits[0]]) + ": expected tensors that stay as they are during a step");
-  }
-
-  // Numbers must stay finite in the types that are computed with, which are known now.
-  for (std::size_t i = 0; i < groups_.size(); ++i) {
-    Element narrowest = Element::float64;
-    for (const Leaf& leaf : leaves_)
-      if (leaf.hyper == &groups_[i].hyper && leaf.element != Element::float64) narrowest = Element::float32;
-    if (std::exchange(groups_[i].narrowest, narrowest) == narrowest) continue;
-    groups_[i].values.clear();
-    read_options(i);
   }
 
   const auto same = [](const Leaf& a, const Leaf& b) {
     return a.p == b.p && a.g == b.g && a.s == b.s && a.m == b.m && a.b == b.b && a.size == b.size &&
            a.element == b.element && a.grad_element == b.grad_element;
   };
-  if (!was_disjoint || !std::equal(last_leaves_.begin(), last_leaves_.end(), leaves_.begin(), leaves_.end(), same))
+  if (!is_disjoint || !std::equal(last_leaves_.begin(), last_leaves_.end(), leaves_.begin(), leaves_.end(), same))
     require_no_overlap();
   disjoint_ = true;
-  for (std::size_t i = 0; i < leaves_.size(); ++i) leaves_[i].lr_number = groups_[members_[active_[i]].group].lr;
   if (!leaves_.empty() && leaves_[0].hyper->needs_gradient) gradient_.prepare(leaves_);
   return held;
 }
 
 void ParamGroups::require_no_overlap() const {
-  const auto overlap = find_overlap(leaves_);
+  std::vector<Leaf> all(leaves_.begin(), leaves_.end());
+  for (const Count& count : counts_) all.push_back({.p = count.address, .size = 1, .element = count.element});
+  const auto overlap = find_overlap(all);
   if (!overlap) return;
   const auto describe = [&](const Place& place) {
-    const std::string param = name(members_[active_[place.leaf]]);
+    const std::string param = name(members_[active_[place.leaf % leaves_.size()]]);
     if (!place.written) return param + ".grad";
-    return place.written == &Leaf::p ? param : "the state of " + param;
+    const bool is_param = place.leaf < leaves_.size() && place.written == &Leaf::p;
+    return is_param ? param : "the state of " + param;
   };
   throw py::value_error(describe(overlap->first) + ": overlaps the memory of " + describe(overlap->second) +
                         ", expected tensors apart from each other");
@@ -355,11 +377,11 @@ void ParamGroups::require_no_overlap() const {
 
 // What a step changes besides the arrays.
 void ParamGroups::count_step() {
-  py::list written;
-  for (const std::size_t i : active_)
-    for (const Part part : {p, s, m, b})
-      if (const py::object& tensor = members_[i].given[part]) written.append(tensor);
-  increment_version_(written);
+  const bool collects = PyGC_Disable() != 0;  // finalizers are Python code
+  const py::object done =
+      py::reinterpret_steal<py::object>(PyObject_CallOneArg(increment_version_.ptr(), written_.ptr()));
+  if (collects) PyGC_Enable();
+  if (!done) throw py::error_already_set();
   for (const Count& count : counts_) {
     if (count.element == Element::float64)
       *static_cast<double*>(count.address) += 1;

@@ -36,7 +36,7 @@ class ParamGroups {
   using Held = std::unique_ptr<ParamGroups, Release>;
 
   // Points `leaves()` to the memory of all parameters that have a gradient, for as long as the result lives; or throws
-  // and writes nothing.
+  // and writes nothing. From then on no Python code may run before the step is over: it could move that memory.
   //
   // Tensors that are new or do not fit are shown to Python: fit(group, index, gradient) returns tensors to be taken
   // instead, the parameter, its gradient, its step count and for each kept array one or None; or raises what is wrong.
@@ -61,10 +61,10 @@ class ParamGroups {
  private:
   struct Group {
     py::object dict;
-    std::vector<py::object> values = {};  // which the rest was read from
-    Element narrowest = Element::float64;
+    std::vector<py::object> values = {};  // which the rest was read from; null: to be read again
     Hyper hyper = {};
     double lr = 0;
+    std::vector<std::string> refusals = {};  // of each value, if only float64 can compute with it
   };
 
   // The tensors of a parameter: itself, its gradient, its step count, and what is kept, as in Leaf.
@@ -74,6 +74,7 @@ class ParamGroups {
     std::array<py::object, parts> given;  // in the groups and the state; null: not there, or not needed
     std::array<py::object, parts> taken;  // in their place, if Python was asked
     bool is_fitted = false;               // was it?
+    PyObject* param = nullptr;            // only to be compared with
     std::array<void*, parts> seen = {};   // where what Python has seen lies, but for the gradient
     bool is_negated = false;  // the gradient has PyTorch's lazy minus sign, of which its memory knows nothing
   };
@@ -94,12 +95,13 @@ class ParamGroups {
   void gather(Member& member, const Hyper& hyper, const py::dict& state, Py_ssize_t& position) const;
   std::optional<Memory> memory_of(const py::object& tensor) const;
   bool append(Member& member);
+  void ask_python(const std::vector<std::size_t>& misfits, const py::function& fit, const py::function& norm);
   void require_no_overlap() const;
   bool may_skip() const { return !groups_.empty() && groups_[0].hyper.skip_nonfinite; }
   void count_step();
 
   py::type tensor_type_;
-  py::function increment_version_;
+  py::function increment_version_;  // a builtin
   const dlpack::ExchangeApi* api_;
   std::vector<Group> groups_;
   std::vector<Member> members_;
@@ -113,6 +115,7 @@ class ParamGroups {
   };
   std::vector<Count> counts_;
 
+  py::object written_;  // a list of tensors, as they are in the groups and the state
   std::size_t elements_ = 0;
   bool disjoint_ = false;  // the addresses in `leaves_` were checked for overlaps
   Gradient gradient_;

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import torch
@@ -98,8 +99,8 @@ class RMSprop(torch.optim.Optimizer):
     Raises
     ------
     TypeError, ValueError
-        For options out of range or in contradiction, and tensors that are not as described. Of the latter, `step` finds
-        those that changed later.
+        For options out of range or in contradiction, and parameters that are not on the CPU. Whatever else there is to
+        say against a tensor, `step` does.
 
     Notes
     -----
@@ -191,9 +192,10 @@ class RMSprop(torch.optim.Optimizer):
         RuntimeError
             For sparse gradients, or if another thread is in a step of this optimizer.
         """
-        if torch.compiler.is_compiling() or self._is_observed():
-            return self._observed_update(closure)
-        return self._update(closure)
+        arguments = () if closure is None else (closure,)
+        if torch.compiler.is_compiling():
+            return (self._observed_update if type(self).step is RMSprop.step else self._opaque_update)(*arguments)
+        return (self._observed_update if self._is_observed() else self._update)(*arguments)
 
     # Optimizer would wrap `step` in a profiler's scope and a look for hooks, which cost as much as a step of a small
     # model: _is_observed() says when they are needed.
@@ -208,20 +210,25 @@ class RMSprop(torch.optim.Optimizer):
             or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
         )
 
-    def _update(self, closure: Callable[[], float] | None) -> float | None:
+    def _update(self, closure: Callable[[], float] | None = None) -> float | None:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        mended: dict[Tensor, _State] = {}  # no part of the state before all is checked
-        fit = functools.partial(self._fit, mended)
-        self._kernel.step(self.param_groups, self.state, fit, self._norm_over_processes, torch.get_num_threads())
-        for param, state in mended.items():
-            kept = self.state[param]
-            kept.clear()
-            kept.update(state)
+        before: dict[Tensor, _State | None] = {}
+        fit = functools.partial(self._fit, before)
+        try:
+            self._kernel.step(self.param_groups, self.state, fit, self._norm_over_processes, torch.get_num_threads())
+        except Exception:
+            for param, state in before.items():
+                if state is None:
+                    del self.state[param]
+                else:
+                    self.state[param] = state
+            raise
         return loss
 
+    _opaque_update: Callable[..., float | None] = torch.compiler.disable(_update)  # type: ignore[no-untyped-call]
     _observed_update: Callable[..., float | None] = torch.compiler.disable(  # type: ignore[no-untyped-call]
         torch.optim.Optimizer.profile_hook_step(_update)
     )
@@ -267,13 +274,9 @@ class RMSprop(torch.optim.Optimizer):
         super().__setstate__(state)
         if "_kernel" not in self.__dict__:
             self._kernel = _make_kernel()
-        for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
         for kept in self.state.values():
-            for key, value in kept.items():
-                if isinstance(value, functools.partial):
-                    kept[key] = value()
+            if isinstance(kept, dict):
+                kept.update({key: value.tensor for key, value in kept.items() if isinstance(value, _Loaded)})
 
     def _prepare_to_load(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         groups = []
@@ -284,8 +287,7 @@ class RMSprop(torch.optim.Optimizer):
             self._require_legal(group)
             groups.append(group)
 
-        # Optimizer rounds floating-point state to the dtype of the parameter, and takes the tensors themselves. A
-        # function passes it unseen; __setstate__ calls it.
+        # Optimizer would round floating-point state to the dtype of the parameter.
         params = {
             index: param
             for own, saved in zip(self.param_groups, groups, strict=False)
@@ -298,10 +300,9 @@ class RMSprop(torch.optim.Optimizer):
             state[index] = dict(state[index])
             for key, value in state[index].items():
                 if key == "step" and isinstance(value, Tensor):
-                    state[index][key] = functools.partial(value.clone)
-                elif key in _KEPT and isinstance(value, Tensor):
-                    _require_shape(value, param, f"state[{index}][{key!r}]")
-                    state[index][key] = functools.partial(_like, param, value)
+                    state[index][key] = _Loaded(value.detach().clone())
+                elif key in _KEPT:
+                    state[index][key] = _Loaded(_like(param, value, f"state[{index}][{key!r}]"))
         return {**state_dict, "param_groups": groups + state_dict["param_groups"][len(groups) :], "state": state}
 
     def _require_legal(self, group: _Group) -> None:
@@ -337,27 +338,39 @@ class RMSprop(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _fit(
-        self, mended: dict[Tensor, _State], group_index: int, index: int, grad: Tensor
+        self, before: dict[Tensor, _State | None], group_index: int, index: int, grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Return tensors that the kernel can take for a parameter, or raise what is wrong with those that are there."""
+        """Return tensors that the kernel can take for a parameter, or raise what is wrong with those that are there.
+
+        They become its state; what was its state goes into `before`.
+        """
         group = self.param_groups[group_index]
         param = group["params"][index]
         name = _name(group, group_index, index)
         plain = _plain(param, name)
         _require_dense(plain, name)
         gradient = _fitting_gradient(grad, param, plain, f"{name}.grad")
-        given = self.state.get(param, {})
-        if not isinstance(given, dict):
+        given = self.state.get(param)
+        if given is not None and not isinstance(given, dict):
             raise TypeError(f"the state of {name}: expected a dict, got {given!r}")
-        state = mended[param] = dict(given)
+        state = dict(given or {})
         _complete(state, param, plain, group, name)
+        before[param] = given
+        self.state[param] = state
         first = "variance" if group["centered"] else "square_avg"
         kept = (state.get(key) for key in (first, "grad_avg", "momentum_buffer"))
         return plain, gradient, state["step"], *(tensor if tensor is None else _plain(tensor, name) for tensor in kept)
 
 
+@dataclass
+class _Loaded:
+    """A tensor that Optimizer.load_state_dict is to take as it is."""
+
+    tensor: Tensor
+
+
 def _make_kernel() -> _core.ParamGroups:
-    return _core.ParamGroups(Tensor, torch.autograd.graph.increment_version)
+    return _core.param_groups(Tensor, torch._C._increment_version)
 
 
 def _name(group: _Group, group_index: int, index: int) -> str:
@@ -434,7 +447,8 @@ def _fitting_gradient(grad: Tensor, param: Tensor, plain: Tensor, name: str) -> 
     if grad.layout != torch.strided:
         raise RuntimeError(f"{name}: RMSprop does not support sparse gradients yet, got layout {grad.layout}")
     given: Any = grad
-    if _is_dtensor(grad) and _is_dtensor(param) and given.placements != param.placements:  # type: ignore[attr-defined]
+    _require_same_mesh(grad, param, name)
+    if _is_dtensor(grad) and given.placements != param.placements:  # type: ignore[attr-defined]
         given = given.redistribute(placements=param.placements)  # type: ignore[attr-defined]
     real = _plain(given.resolve_conj().resolve_neg(), name)
     _require_shape(real, plain, name)
@@ -446,13 +460,28 @@ def _fitting_gradient(grad: Tensor, param: Tensor, plain: Tensor, name: str) -> 
     return torch.empty_like(plain, dtype=real.dtype).copy_(real)
 
 
+def _require_same_mesh(tensor: Any, param: Any, name: str) -> None:
+    meshes = [x.device_mesh if _is_dtensor(x) else None for x in (tensor, param)]
+    if meshes[0] != meshes[1]:
+        kinds = ["a plain tensor" if mesh is None else f"a DTensor on {mesh}" for mesh in meshes]
+        raise TypeError(f"{name}: expected {kinds[1]} as its parameter, got {kinds[0]}")
+
+
 @torch.no_grad()
-def _like(param: Tensor, value: Tensor | float) -> Tensor:
-    """Return a tensor to be kept for a parameter: in its memory order, of its compute type, with these values."""
+def _full_like(param: Tensor, number: float) -> Tensor:
+    """Return a tensor to be kept for a parameter: in its memory order, of its compute type, all this number."""
     kept = torch.empty_like(param, dtype=_KEPT_DTYPES[param.dtype], memory_format=torch.preserve_format)
-    if isinstance(value, Tensor):
-        return kept.copy_(value)
-    return kept.fill_(complex(value, value) if param.is_complex() else value)
+    return kept.fill_(complex(number, number) if param.is_complex() else number)
+
+
+@torch.no_grad()
+def _like(param: Tensor, values: Any, name: str) -> Tensor:
+    """Return such a tensor with these values."""
+    _require_shape(values, param, name)
+    _require_same_mesh(values, param, name)
+    if values.layout != torch.strided or values.is_meta:
+        raise TypeError(f"{name}: expected a dense tensor with values, got one of {values.layout} on {values.device}")
+    return _full_like(param, 0).copy_(values)
 
 
 def _squares(tensor: Tensor) -> Tensor:
@@ -464,7 +493,7 @@ def _squares(tensor: Tensor) -> Tensor:
 
 def _add_square_avg(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
     for index, state in state_dict["state"].items():
-        if "variance" in state and "square_avg" not in state:
+        if "variance" in state and "grad_avg" in state and "square_avg" not in state:
             state_dict["state"][index] = {
                 "step": state["step"],
                 "square_avg": state["variance"] + _squares(state["grad_avg"]),
@@ -474,46 +503,72 @@ def _add_square_avg(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
 
 def _variance(state: _State, param: Tensor) -> Tensor:
     """Return the variance that belongs to a square_avg."""
-    square_avg = _like(param, state["square_avg"])
-    squares = _squares(_like(param, state.get("grad_avg", 0.0)))
+    square_avg = state["square_avg"]
+    squares = _squares(state["grad_avg"])
     real = torch.view_as_real if param.is_complex() else torch.Tensor.detach
     variance = real(square_avg - squares).clamp(min=0)
     if "variance" in state:
         # Others change square_avg and know nothing of the variance: it is worth something where both still agree.
-        saved = _like(param, state["variance"])
+        saved = state["variance"]
         variance = torch.where(real(saved + squares) == real(square_avg), real(saved), variance)
-    return _like(param, torch.view_as_complex(variance) if param.is_complex() else variance)
+    return torch.view_as_complex(variance) if param.is_complex() else variance
+
+
+def _step_count(step: Any, name: str) -> Tensor:
+    """Return a step count that the kernel can count on: the one that is given, if it can."""
+    problem = f"{name}: expected a finite number of at least 0, or a tensor of one, got {step!r}"
+    if isinstance(step, Tensor):
+        if step.numel() != 1 or step.is_meta or step.is_complex():
+            raise TypeError(problem)
+    elif not isinstance(step, (int, float)):
+        raise TypeError(problem)
+    count = float(step)
+    if not (math.isfinite(count) and count >= 0):
+        raise ValueError(problem)
+    if (
+        type(step) is Tensor
+        and step.dtype in (torch.float32, torch.float64)
+        and step.device.type == "cpu"
+        and step.layout == torch.strided
+        and not step.is_neg()
+        and step.data_ptr() % step.element_size() == 0
+    ):
+        return step
+    return torch.tensor(count, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
 
 
 def _complete(state: _State, param: Tensor, plain: Tensor, group: _Group, name: str) -> None:
     """Put into the state of a parameter what a step needs, in the form that it needs."""
+    state["step"] = _step_count(state.get("step", 0), f"the state of {name}['step']")
     for key in _KEPT:
         if key in state:
-            _require_shape(state[key], param, f"the state of {name}[{key!r}]")
-    step = state.get("step", 0)
-    if not isinstance(step, (int, float, Tensor)) or (isinstance(step, Tensor) and step.numel() != 1):
-        raise TypeError(f"the state of {name}['step']: expected a number or a tensor of one element, got {step!r}")
-    if not (isinstance(step, Tensor) and step.dtype in (torch.float32, torch.float64) and step.device.type == "cpu"):
-        state["step"] = torch.tensor(float(step), dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+            state[key] = _fitting_kept(state[key], param, plain, f"the state of {name}[{key!r}]")
 
-    if group["centered"] and "square_avg" in state:
-        state["variance"] = _variance(state, param)
-        del state["square_avg"]
-    elif not group["centered"] and "variance" in state:
-        if "square_avg" not in state:
+    if group["centered"]:
+        state.setdefault("grad_avg", _full_like(param, 0.0))
+        if "square_avg" in state:
+            state["variance"] = _variance(state, param)
+            del state["square_avg"]
+    elif "variance" in state:
+        if "square_avg" not in state and "grad_avg" in state:
             state["square_avg"] = state["variance"] + _squares(state["grad_avg"])
         del state["variance"]
 
-    initial = {"variance" if group["centered"] else "square_avg": group["initial_s"]}
-    if group["centered"]:
-        initial["grad_avg"] = 0.0
-    if group["momentum"] > 0:
-        initial["momentum_buffer"] = 0.0
-    for key, value in initial.items():
-        kept = state.get(key)
-        if kept is None:
-            state[key] = _like(param, value)
-            continue
-        in_order = _has_order(_plain(kept, f"the state of {name}[{key!r}]"), plain)
-        if not in_order or kept.dtype != _KEPT_DTYPES[param.dtype]:
-            state[key] = _like(param, kept)
+    key = "variance" if group["centered"] else "square_avg"
+    if key not in state:
+        state[key] = _full_like(param, group["initial_s"])
+    if group["momentum"] > 0 and "momentum_buffer" not in state:
+        state["momentum_buffer"] = _full_like(param, 0.0)
+
+
+def _fitting_kept(kept: Any, param: Tensor, plain: Tensor, name: str) -> Tensor:
+    """Return what is kept for a parameter, as a copy if it does not have its layout and compute type."""
+    copy = functools.partial(_like, param, kept, name)
+    _require_shape(kept, param, name)
+    if kept.dtype != _KEPT_DTYPES[param.dtype] or kept.device.type != "cpu" or kept.layout != torch.strided:
+        return copy()
+    _require_same_mesh(kept, param, name)
+    local = _plain(kept, name)
+    fits = local.shape == plain.shape and _has_order(local, plain) and local.data_ptr() % local.element_size() == 0
+    fitting: Tensor = kept if fits else copy()
+    return fitting

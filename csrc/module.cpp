@@ -1,4 +1,5 @@
-// The Python module rmsprop_fast._core. Follow one call from `step` below: buffers -> parallel -> kernel.
+// The Python module rmsprop_fast._core. Follow one call from `step` below: buffers -> parallel -> kernel; or from
+// `step_groups`, for PyTorch: param_groups -> parallel -> kernel.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -160,6 +160,9 @@ void ParamGroups::read_options(Group& group, const Name& name) const {
       }
     }
     if (!changed) return;
+    const auto refusal = std::find_if(group.refusals.begin(), group.refusals.end(),
+                                      [](const std::string& candidate) { return !candidate.empty(); });
+    group.refusal = refusal == group.refusals.end() ? "" : *refusal;
     require_legal(group.hyper, &Option::torch_name);
     derive(group.hyper);
   } catch (...) {
@@ -193,7 +196,8 @@ void ParamGroups::gather(const py::list& groups, const py::dict& state) {
       if (count == members_.size()) members_.emplace_back();
       Member& member = members_[count++];
       member.given[p] = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), k));
-      if (std::exchange(member.param, member.given[p].ptr()) != member.param) member.seen = {};
+      if (member.param != member.given[p].ptr()) member.seen = {};
+      member.param = member.given[p].ptr();
       member.group = i;
       member.index = static_cast<std::size_t>(k);
       gather(member, hyper, state, position);
@@ -291,9 +295,7 @@ bool ParamGroups::append(Member& member) {
   leaf.rho_t = rho_in_step(hyper, steps + 1);
 
   if (!member.is_fitted && now != member.seen) return false;
-  if (leaf.element != Element::float64)
-    for (const std::string& refusal : group.refusals)
-      if (!refusal.empty()) throw py::value_error(refusal);
+  if (leaf.element != Element::float64 && !group.refusal.empty()) throw py::value_error(group.refusal);
   member.seen = now;
   counts_.push_back({count->data, count->element});
   leaves_.push_back(leaf);

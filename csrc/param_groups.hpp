@@ -65,6 +65,7 @@ class ParamGroups {
     Hyper hyper = {};
     double lr = 0;
     std::vector<std::string> refusals = {};  // of each value, if only float64 can compute with it
+    std::string refusal = {};                // the first of them
   };
 
   // The tensors of a parameter: itself, its gradient, its step count, and what is kept, as in Leaf.

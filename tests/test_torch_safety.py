@@ -163,3 +163,19 @@ def test_each_parameter_in_a_group_of_its_own() -> None:
     optimizer.step()
     for index, param in enumerate(params):  # 1 / sqrt(1 - alpha) is 10
         assert param.tolist() == pytest.approx([-index] * 3, rel=1e-5)
+
+
+def test_numbers_must_be_finite_in_the_type_that_computes_with_them() -> None:
+    double = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    double.grad = torch.ones_like(double)
+    optimizer = RMSprop([double], lr=1e300)
+    optimizer.step()
+    assert double.tolist() == pytest.approx([-1e301] * 3)
+    single = parameter()
+    optimizer.param_groups[0]["params"].append(single)
+    with pytest.raises(ValueError, match=r"^param_groups\[0\]\['lr'\]: expected a finite number .* got 1e\+300"):
+        optimizer.step()
+    assert optimizer.state[double]["step"] == 1
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step()
+    assert single.tolist() == pytest.approx([-1.0] * 3)

@@ -261,8 +261,8 @@ class RMSprop(torch.optim.Optimizer):
 
         Raises
         ------
-        ValueError
-            If groups or shapes differ from those here; nothing has changed then.
+        TypeError, ValueError
+            If groups or shapes differ from those here, or values cannot be taken; nothing has changed then.
         """
         handle = self.register_load_state_dict_pre_hook(lambda _, given: self._prepare_to_load(given))  # the last one
         try:

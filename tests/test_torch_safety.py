@@ -75,6 +75,16 @@ def test_a_plain_dict_is_a_state_too() -> None:
     assert len(optimizer.state) == 1
 
 
+def test_a_parameter_that_comes_twice_is_refused_without_a_trace() -> None:
+    param = parameter()
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        optimizer = RMSprop([param, param])
+    with pytest.raises(ValueError, match="overlaps the memory of"):
+        optimizer.step()
+    assert not optimizer.state
+    assert param.tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("bad", ["meta", "sparse", "shape", "number"])
 def test_a_state_dict_without_usable_values_is_refused_and_changes_nothing(bad: str) -> None:
     param = parameter()

@@ -355,7 +355,7 @@ class RMSprop(torch.optim.Optimizer):
             raise TypeError(f"the state of {name}: expected a dict, got {given!r}")
         state = dict(given or {})
         _complete(state, param, plain, group, name)
-        before[param] = given
+        before.setdefault(param, given)  # the first one, should a parameter come twice
         self.state[param] = state
         first = "variance" if group["centered"] else "square_avg"
         kept = (state.get(key) for key in (first, "grad_avg", "momentum_buffer"))
@@ -516,15 +516,13 @@ def _variance(state: _State, param: Tensor) -> Tensor:
 
 def _step_count(step: Any, name: str) -> Tensor:
     """Return a step count that the kernel can count on: the one that is given, if it can."""
-    problem = f"{name}: expected a finite number of at least 0, or a tensor of one, got {step!r}"
-    if isinstance(step, Tensor):
-        if step.numel() != 1 or step.is_meta or step.is_complex():
-            raise TypeError(problem)
-    elif not isinstance(step, (int, float)):
-        raise TypeError(problem)
+    expected = "a finite number of at least 0, or a tensor of one"
+    is_one = isinstance(step, Tensor) and step.numel() == 1 and not step.is_meta and not step.is_complex()
+    if not (is_one or isinstance(step, (int, float))):
+        raise TypeError(f"{name}: expected {expected}, got {step!r}")
     count = float(step)
     if not (math.isfinite(count) and count >= 0):
-        raise ValueError(problem)
+        raise ValueError(f"{name}: expected {expected}, got {step!r}")
     if (
         type(step) is Tensor
         and step.dtype in (torch.float32, torch.float64)
@@ -545,7 +543,8 @@ def _complete(state: _State, param: Tensor, plain: Tensor, group: _Group, name: 
             state[key] = _fitting_kept(state[key], param, plain, f"the state of {name}[{key!r}]")
 
     if group["centered"]:
-        state.setdefault("grad_avg", _full_like(param, 0.0))
+        if "grad_avg" not in state:
+            state["grad_avg"] = _full_like(param, 0.0)
         if "square_avg" in state:
             state["variance"] = _variance(state, param)
             del state["square_avg"]

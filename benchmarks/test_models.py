@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-import models
-from interleaved import Timings, require
+from require import require
+from rmsprop_fast.bench.models import Shape, gpt2_small, mlp_policy, mobilenet_v2
+from rmsprop_fast.bench.timings import Timings
 from rmsprop_fast.torch import RMSprop
+
+MODELS = {"MLP policy": mlp_policy(), "MobileNetV2 0.35": mobilenet_v2(), "GPT-2 small": gpt2_small()}
 
 LR = 1e-9  # so that parameters stay where they are
 
@@ -30,7 +33,7 @@ def clip_and_step(params: list[Any], optimizer: Any) -> None:
     optimizer.step()
 
 
-def timers(shapes: list[models.Shape]) -> dict[str, Timer]:
+def timers(shapes: list[Shape]) -> dict[str, Timer]:
     """Return a step by each optimizer, all on the same parameters and gradients, each with a state of its own."""
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape) / 10) for shape in shapes]
@@ -52,7 +55,7 @@ def timers(shapes: list[models.Shape]) -> dict[str, Timer]:
 def timings() -> dict[tuple[str, int], Timings]:
     measured = {}
     before = torch.get_num_threads()
-    for model, shapes in models.MODELS.items():
+    for model, shapes in MODELS.items():
         is_large = sum(math.prod(shape) for shape in shapes) > 2**24
         for threads in THREADS:
             torch.set_num_threads(threads)
@@ -65,13 +68,13 @@ def timings() -> dict[tuple[str, int], Timings]:
 
 
 def table(measured: dict[tuple[str, int], Timings]) -> str:
-    sizes = {name: (len(shapes), sum(math.prod(shape) for shape in shapes)) for name, shapes in models.MODELS.items()}
+    sizes = {name: (len(shapes), sum(math.prod(shape) for shape in shapes)) for name, shapes in MODELS.items()}
     heads = [f"{name}: {count} tensors, {elements:,} elements" for name, (count, elements) in sizes.items()]
     lines = ["| one step, 1 and 2 threads | " + " | ".join(heads) + " |", "| --- " * (len(heads) + 1) + "|"]
     for name in (OURS, *FORMS, ADAGRAD, CLIPPED, *(f"clip_grad_norm_, {form}" for form in FORMS)):
         base = CLIPPED if "clip" in name else OURS
         cells = []
-        for model in models.MODELS:
+        for model in MODELS:
             both = [measured[model, threads] for threads in THREADS]
             times = [timing.median(name) * 1e6 for timing in both]
             unit, factor = ("us", 1.0) if times[0] < 1e3 else ("ms", 1e-3)

@@ -1,4 +1,4 @@
-"""One step by everything a user might pick, side by side: pytest benchmarks/test_step.py"""
+"""The cases of python -m rmsprop_fast bench, one by one, with pytest-benchmark: pytest benchmarks/test_step.py"""
 
 from __future__ import annotations
 
@@ -6,12 +6,39 @@ from typing import Any
 
 import pytest
 
-import peers
+from rmsprop_fast.bench.models import MODELS, Shape
+from rmsprop_fast.bench.peers import PEERS, Peer
+from rmsprop_fast.bench.suite import EXTRAS, SIZES, checked, make_problem, size_name
+
+ARRAYS: dict[str, list[Shape]] = {size_name(size): [(size,)] for size in SIZES}
+
+every_peer = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 
 
-@pytest.mark.parametrize("size", peers.SIZES)
-@pytest.mark.parametrize("name", peers.STATEMENTS)
-def test_step(benchmark: Any, size: str, name: str) -> None:
+def run(benchmark: Any, peer: Peer, shapes: list[Shape], options: dict[str, Any] | None = None) -> None:
+    if missing := peer.missing():
+        pytest.skip(f"needs {', '.join(missing)}")
+    step = checked(peer, make_problem(shapes, options))
+    benchmark(eval(f"lambda: {step.statement}", step.names))
+
+
+@pytest.mark.parametrize("size", ARRAYS)
+@every_peer
+def test_array(benchmark: Any, peer: Peer, size: str) -> None:
     benchmark.group = f"{size} elements"
-    names = peers.names(peers.make_arrays(peers.SIZES[size]))
-    benchmark(eval(f"lambda: {peers.STATEMENTS[name]}", names))
+    run(benchmark, peer, ARRAYS[size])
+
+
+@pytest.mark.parametrize("model", MODELS)
+@every_peer
+def test_model(benchmark: Any, peer: Peer, model: str) -> None:
+    benchmark.group = model
+    run(benchmark, peer, MODELS[model])
+
+
+@pytest.mark.parametrize("size", ["16 Ki", "1 Mi", "32 Mi"])
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("peer", [peer for peer in PEERS if peer.has_options], ids=lambda peer: peer.name)
+def test_extras(benchmark: Any, peer: Peer, extra: str, size: str) -> None:
+    benchmark.group = f"{extra}, {size} elements"
+    run(benchmark, peer, ARRAYS[size], EXTRAS[extra][0])

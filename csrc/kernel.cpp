@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "half.hpp"
+#include "limits.hpp"
 
 static_assert(FLT_EVAL_METHOD == 0, "each operation must be rounded to its own type");
 
@@ -221,7 +222,12 @@ constexpr void reduce(KernelTable& table, int element) {
 }
 
 constexpr KernelTable make_table() {
-  KernelTable table{.name = RMSPROP_FAST_ISA_NAME, .update = {}, .sum_of_squares = {}, .largest = {}};
+  KernelTable table{.name = RMSPROP_FAST_ISA_NAME,
+                    .update = {},
+                    .sum_of_squares = {},
+                    .largest = {},
+                    .move_streams = move_streams,
+                    .divide_and_root = divide_and_root};
   constexpr int f32 = static_cast<int>(Element::float32), f64 = static_cast<int>(Element::float64);
   constexpr int f16 = static_cast<int>(Element::float16), bf16 = static_cast<int>(Element::bfloat16);
   fill<float, float>(table.update[f32][f32]);

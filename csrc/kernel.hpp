@@ -62,6 +62,8 @@ struct KernelTable {
   Kernel update[element_types][element_types][variant::count];  // [parameters][gradients][variant]
   Reduction sum_of_squares[element_types];
   Reduction largest[element_types];  // of the absolute values; NaN if there is one
+  // What bounds an update of float32; with passes over the elements in the place of the multiplier.
+  Kernel move_streams, divide_and_root;
 };
 
 namespace avx512 {

@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "cpus.hpp"
 #include "dispatch.hpp"
@@ -57,6 +58,25 @@ void step(py::handle params, py::handle grads, py::handle state_object) {
   state.begin_step();
   state.end_step(
       run({buffers.leaves(), buffers.elements(), dispatch::kernels(), state.gradient(), parallel::threads()}));
+}
+
+// What bounds a step of these float32 arrays, `passes` times, in the shares that a step's threads would have.
+void run_limit(py::handle params, py::handle grads, State& state, bool memory, double passes) {
+  const InUse in_use(state.in_use(), "state");
+  Buffers& buffers = state.buffers();
+  const auto held = buffers.bind(params, grads);
+  KernelTable only = dispatch::kernels();
+  for (auto& update : only.update[static_cast<int>(Element::float32)][static_cast<int>(Element::float32)])
+    update = memory ? only.move_streams : only.divide_and_root;
+  Hyper hyper;
+  hyper.unclipped_multiplier = passes;
+  std::vector<Leaf> leaves = buffers.leaves();
+  for (Leaf& leaf : leaves) {
+    if (leaf.element != Element::float32 || leaf.grad_element != Element::float32)
+      throw py::type_error("_run_limit: expected float32 arrays");
+    leaf.hyper = &hyper;
+  }
+  run({leaves, buffers.elements(), only, state.gradient(), parallel::threads()});
 }
 
 // A step of a torch optimizer, of all its groups.
@@ -187,8 +207,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("info", &info, docs::info);
   m.attr("__version__") = RMSPROP_FAST_VERSION;
 
-  // For tests and benchmarks: small work in chunks, other machines' limits.
+  // For tests and benchmarks: small work in chunks, what bounds a step, other machines' limits.
   m.def("_shares", &parallel::shares);
   m.def("_set_shares", &parallel::set_shares, arg("awake"), arg("asleep"));
+  m.def("_run_limit", &run_limit, arg("params"), arg("grads"), arg("state"), arg("memory"), arg("passes"));
   m.def("_usable_cpus", &usable_cpus, arg("root"));
 }

@@ -1,4 +1,4 @@
-"""Command line: ``python -m rmsprop_fast`` or ``rmsprop-fast``, with the commands fit, family and info."""
+"""Command line: ``python -m rmsprop_fast`` or ``rmsprop-fast``, with the commands fit, family, info and bench."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _fit(options)
         elif options.command == "family":
             _family(options)
+        elif options.command == "bench":
+            _bench(options)
         else:
             _info()
     except (InputError, ModuleNotFoundError) as error:
@@ -50,6 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {rmsprop_fast.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("info", help="what this build is and how it runs")
+
+    bench_parser = commands.add_parser(
+        "bench",
+        help="how fast a step is here, beside everything else that is installed, and beside this machine's limits",
+        description="Measures steps of arrays and of whole models by rmsprop_fast and by every other package found, "
+        "and what memory and processor allow, in a quarter of an hour. docs/performance.md says how.",
+    )
+    bench_parser.add_argument("--quick", action="store_true", help="fewer cases, less exactly, in under a minute")
+    bench_parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    bench_parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time over n, and bars for the models")
 
     family_parser = commands.add_parser(
         "family",
@@ -127,6 +139,58 @@ def _info() -> None:
         print(f"{key + ':':<10} {' '.join(value) if isinstance(value, list) else value}")
 
 
+def _bench(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from rmsprop_fast.bench import report
+    from rmsprop_fast.bench.suite import Suite
+    from rmsprop_fast.bench.targets import targets
+
+    _require_folder("--json", options.json)
+    _require_folder("--plot", options.plot)
+    suite = Suite(options.quick)
+    tasks = list(suite.tasks())
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    progress_console = Console(stderr=True)
+    # Drawn when something changes and not all the time: its thread would run beside what is measured.
+    with Progress(
+        *columns,
+        console=progress_console,
+        transient=True,
+        auto_refresh=False,
+        disable=not progress_console.is_terminal,
+    ) as progress:
+        bar = progress.add_task("", total=len(tasks))
+        for name, task in tasks:
+            progress.update(bar, description=name, refresh=True)
+            task()
+            progress.advance(bar)
+
+    result = suite.result
+    console = Console() if sys.stdout.isatty() else Console(width=140)  # a file has no width
+    for key, value in result.machine.items():
+        console.print(f"{key}: {value}", highlight=False, markup=False)
+    for table in report.tables(result, targets(result)):
+        console.print(table)
+    if options.json:
+        _write("--json", lambda: options.json.write_text(json.dumps(result.as_dict(), indent=1) + "\n"))
+    if options.plot:
+        _write("--plot", lambda: report.plot(result, options.plot))
+
+
+def _require_folder(option: str, path: Path | None) -> None:
+    if path and not path.parent.is_dir():
+        raise InputError(f"{option}: expected a file in an existing folder, got {path}")
+
+
+def _write(option: str, write: Callable[[], object]) -> None:
+    try:
+        write()
+    except (OSError, ValueError) as error:  # a folder that is not writeable, a format that is not known
+        raise InputError(f"{option}: {' '.join(str(error).split())}") from None
+
+
 def _fit(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -135,8 +199,7 @@ def _fit(options: argparse.Namespace) -> None:
         import matplotlib  # before the work: it may be missing
 
         matplotlib.use("agg")
-        if not options.plot.parent.is_dir():
-            raise InputError(f"--plot: expected a file in an existing folder, got {options.plot}")
+        _require_folder("--plot", options.plot)
 
     features = [name.strip() for name in options.features.split(",")] if options.features is not None else None
     if options.csv:
@@ -224,10 +287,7 @@ def _plot(data: Data, result: Fit, path: Path) -> None:
         axes[1].plot(ends, result.line.intercept + slope * ends, label=f"{result.line.intercept:.6g} + {slope:.6g} x")
         axes[1].set(xlabel=name.replace("$", r"\$"), ylabel=data.target_name.replace("$", r"\$"))  # no formulas
         axes[1].legend()
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:  # a folder that is not writeable, a format that is not known
-        raise InputError(f"--plot: {' '.join(str(error).split())}") from None
+    _write("--plot", lambda: figure.savefig(path, dpi=150))
 
 
 if __name__ == "__main__":

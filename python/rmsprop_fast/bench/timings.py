@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Mapping
-from timeit import Timer
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Quartiles = tuple[float, float, float]
+
+
+class Candidate(Protocol):
+    """What runs a number of times and returns the seconds that it took, as a timeit.Timer."""
+
+    def timeit(self, number: int, /) -> float: ...
 
 
 class Timings:
@@ -16,9 +24,12 @@ class Timings:
     def __init__(self) -> None:
         self.rounds: dict[str, list[float]] = {}
 
-    def measure(self, candidates: Mapping[str, Timer], *, rounds: int, seconds: float) -> None:
+    def measure(self, candidates: Mapping[str, Candidate], *, rounds: int, seconds: float) -> None:
         """Add rounds, in each of which every candidate runs for about these seconds, at least once, in any order."""
-        numbers = {name: max(1, round(seconds / min(timer.repeat(3, 1)))) for name, timer in candidates.items()}
+        numbers = {
+            name: max(1, round(seconds / min(candidate.timeit(1) for _ in range(3))))
+            for name, candidate in candidates.items()
+        }
         order = list(candidates)
         for _ in range(rounds):
             random.shuffle(order)
@@ -27,19 +38,17 @@ class Timings:
                 total = candidates[name].timeit(numbers[name])
                 self.rounds.setdefault(name, []).append(total / numbers[name])
 
+    def quartiles(self, name: str) -> Quartiles:
+        return quartiles(self.rounds[name])
+
     def median(self, name: str) -> float:
         return statistics.median(self.rounds[name])
 
     def ratio(self, name: str, other: str) -> Quartiles:
         """Return the quartiles of name / other, round by round."""
-        ratios = [a / b for a, b in zip(self.rounds[name], self.rounds[other], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        return low, middle, high
+        return quartiles([a / b for a, b in zip(self.rounds[name], self.rounds[other], strict=True)])
 
 
-def require(label: str, ratio: Quartiles, most: float) -> None:
-    """Print the ratio, and fail if its median is above the target."""
-    low, middle, high = ratio
-    line = f"{label}: {middle:.3f} (quartiles {low:.3f} to {high:.3f}), target at most {most:.3g}"
-    print(line)
-    assert middle <= most, line
+def quartiles(numbers: list[float]) -> Quartiles:
+    low, middle, high = statistics.quantiles(numbers, n=4) if len(numbers) > 1 else numbers * 3
+    return low, middle, high

@@ -1,0 +1,78 @@
+"""What rmsprop_fast promises about its speed, as ratios of what one run measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rmsprop_fast.bench.peers import FOREACH, JAX, LOOP, NUMBA_SERIAL, OURS, OUT
+from rmsprop_fast.bench.suite import LARGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rmsprop_fast.bench.suite import Case, Result
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure and its bound."""
+
+    what: str
+    value: float
+    most: float
+
+    @property
+    def is_reached(self) -> bool:
+        return self.value <= self.most
+
+
+def targets(result: Result) -> list[Target]:
+    """Return those that this run measured all figures for."""
+    return [*_steps(result), *_default_threads(result), *_costs(result)]
+
+
+def _steps(result: Result) -> Iterator[Target]:
+    for case in result.cases:
+        if case.kind != "array":
+            continue
+        name, n = case.name, case.elements
+        ours = case.rows[OURS].seconds[1]
+        most = max(case.compute_limit)
+        if n == 64:
+            yield from _of(case, {NUMBA_SERIAL: 0.5, OUT: 0.07, LOOP: 0.01, FOREACH: 0.01})
+        if n == 2**14:
+            yield Target(f"{name}: time, of one thread's compute limit", ours / case.compute_limit[1], 1 / 0.9)
+        if 2**18 <= n <= 2**20:
+            yield Target(
+                f"{name}: time, of the compute limit, {most} threads", ours / case.compute_limit[most], 1 / 0.85
+            )
+        if n >= LARGE:
+            yield Target(f"{name}: time, of the memory limit", ours / min(case.memory_limit.values()), 1 / 0.95)
+            yield from _of(case, {OUT: 1 / 6})
+        if n >= 2**25:
+            yield from _of(case, {LOOP: 1 / 5, FOREACH: 1 / 5, JAX: 1 / 2})
+        if (n == 2**14 or n >= 2**18) and case.best_peer != OURS:
+            yield Target(f"{name}: time, of the best peer, {case.best_peer}", case.rows[OURS].of_best_peer[1], 1.03)
+
+
+def _of(case: Case, bounds: dict[str, float]) -> Iterator[Target]:
+    """Yield a target for each of these peers: the time of ours, of theirs."""
+    for peer, most in bounds.items():
+        if peer in case.rows:
+            yield Target(f"{case.name}: time, of {peer}", 1 / case.rows[peer].of_ours[1], most)
+
+
+def _default_threads(result: Result) -> Iterator[Target]:
+    for found in result.default_threads:
+        what = f"{found['name']}, {found['between']} between steps: default threads, of the best number"
+        yield Target(what, found["of_best"], 1.25)
+
+
+def _costs(result: Result) -> Iterator[Target]:
+    if result.tree_ns_per_leaf:
+        yield Target("158 arrays: ns a leaf above the work", result.tree_ns_per_leaf[1], 100)
+    if fresh := result.fresh.get(OURS):
+        yield Target("cold start: ms above importing NumPy", fresh["seconds"] * 1e3, 30)
+        if "extra" in fresh:
+            yield Target("extra memory of a step, bytes an element", fresh["extra"], 0.05)  # what a page or two make

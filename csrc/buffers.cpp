@@ -63,6 +63,15 @@ void require_array(py::handle object, const Name& name) {
     throw py::type_error(name() + ": expected a NumPy array without a mask, got " + Py_TYPE(object.ptr())->tp_name);
 }
 
+// A loop, as std::equal would call the C library for a handful of numbers.
+bool has_shape(py::handle array, const std::vector<std::int64_t>& shape) {
+  const auto& proxy = array_of(array);
+  if (static_cast<std::size_t>(proxy.nd) != shape.size()) return false;
+  for (std::size_t axis = 0; axis < shape.size(); ++axis)
+    if (proxy.dimensions[axis] != shape[axis]) return false;
+  return true;
+}
+
 // In native byte order, too.
 bool has_element(py::handle array, Element element) {
   constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
@@ -134,8 +143,7 @@ Memory memory_of(py::handle array, const Layout& layout, Role role, const Name& 
   const auto& proxy = array_of(array);
   const Element element = required_element(array, layout.element, role);
   const bool right_element = has_element(array, element);
-  if (!right_element ||
-      !std::equal(proxy.dimensions, proxy.dimensions + proxy.nd, layout.shape.begin(), layout.shape.end())) {
+  if (!right_element || !has_shape(array, layout.shape)) {
     const std::string message = name() + ": expected " + type_of(element).name + " of shape " +
                                 tuple_text(layout.shape) + ", got " + describe(array);
     if (right_element) throw py::value_error(message);
@@ -208,9 +216,7 @@ py::array Buffers::copy(py::handle array, std::size_t leaf, const char* root) co
   const Name name{tree_, root, leaf};
   const Layout& layout = layouts_[leaf];
   require_array(array, name);
-  const auto& proxy = array_of(array);
-  if (!std::equal(proxy.dimensions, proxy.dimensions + proxy.nd, layout.shape.begin(), layout.shape.end()) ||
-      !has_real_numbers(array))
+  if (!has_shape(array, layout.shape) || !has_real_numbers(array))
     throw py::value_error(name() + ": expected a number or real numbers of shape " + tuple_text(layout.shape) +
                           ", got " + describe(array));
   py::array copy = zeros(leaf);

@@ -7,13 +7,6 @@
 
 namespace rmsprop_fast {
 
-std::size_t size_of(Element element) {
-  if (element == Element::float64) return 8;
-  return element == Element::float32 ? 4 : 2;
-}
-
-Element compute_type(Element element) { return element == Element::float64 ? Element::float64 : Element::float32; }
-
 bool is_dense(Numbers shape, Numbers strides) {
   // Nearly always the last axis is the innermost.
   std::int64_t expected = 1;

@@ -12,10 +12,15 @@
 namespace rmsprop_fast {
 
 // Of one element, in bytes; memory is aligned to it.
-std::size_t size_of(Element element);
+constexpr std::size_t size_of(Element element) {
+  if (element == Element::float64) return 8;
+  return element == Element::float32 ? 4 : 2;
+}
 
 // What parameters are computed in, and what is kept between steps for them.
-Element compute_type(Element element);
+constexpr Element compute_type(Element element) {
+  return element == Element::float64 ? Element::float64 : Element::float32;
+}
 
 using Numbers = std::span<const std::int64_t>;
 

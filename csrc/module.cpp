@@ -208,8 +208,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = RMSPROP_FAST_VERSION;
 
   // For tests and benchmarks: small work in chunks, what bounds a step, other machines' limits.
-  m.def("_shares", &parallel::shares);
-  m.def("_set_shares", &parallel::set_shares, arg("awake"), arg("asleep"));
+  m.def("_share", &parallel::share);
+  m.def("_set_share", &parallel::set_share, arg("least"));
   m.def("_run_limit", &run_limit, arg("params"), arg("grads"), arg("state"), arg("memory"), arg("passes"));
   m.def("_usable_cpus", &usable_cpus, arg("root"));
 }

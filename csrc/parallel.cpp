@@ -25,16 +25,41 @@ namespace {
 std::atomic<int> chosen_threads = default_threads;
 std::atomic<bool> forked = false;
 
-// Threads are worth their start from this many elements a thread on. OpenMP's threads wait awake for a while after
-// their last work, and then start in 1 to 2 us; later they sleep, and it takes 20 to 100 us.
-std::atomic<std::size_t> share_awake = 4 * 1024;
-std::atomic<std::size_t> share_asleep = 64 * 1024;
+// Steps with fewer elements a thread are not worth a look at the clock. 0: threads whatever it takes.
+std::atomic<std::size_t> least_share = 2 * 1024;
 
-// A step that begins so soon after the last one counts as part of a loop that keeps the threads awake.
+using Clock = std::chrono::steady_clock;
+using Time = std::chrono::duration<double, std::nano>;
+
+// What other threads cost beyond the work that they take over: to wake them, and to wait for the last one. That is 1 us
+// while they wait for work, 20 to 100 us when they sleep, and milliseconds when another process has their processor;
+// OMP_WAIT_POLICY changes it, too. So it is measured.
+struct Cost {
+  Time time;
+  Time without{0};  // of the steps since then that went without threads
+
+  void learn(Time measured) {
+    time = std::clamp(measured, Time(100), 2 * time);  // slowly up, as anything may interrupt a step
+    without = Time(0);
+  }
+
+  // To find out when it became less, 1 % of the time of steps may go into trying.
+  bool is_to_be_tried() const { return without > 100 * time; }
+};
+
+// OpenMP has a pool for each calling thread, and so each has its own experience.
+struct Experience {
+  Cost awake{Time(1e3)}, asleep{Time(25e3)};
+  Time element{0.3};  // for one thread
+  Clock::time_point last_step, last_region;
+};
+thread_local Experience experience;
+
+// OpenMP's threads wait awake for about so long.
 constexpr std::chrono::microseconds awake_for{500};
 
-// When this thread's last step that was worth a look at the clock ended. OpenMP has a pool for each calling thread.
-thread_local std::chrono::steady_clock::time_point last_end;
+// Longer steps say little about the cost of threads.
+constexpr std::chrono::microseconds telling{200};
 
 // Chunks start at multiples of this many elements, so that they share no cache line when the arrays are aligned.
 constexpr std::size_t grain = 16;
@@ -83,7 +108,8 @@ bool run_serially(const Work& work) {
   return true;
 }
 
-bool run_on_threads(const Work& work) {
+// `busy` becomes the time that the calling thread worked.
+bool run_on_threads(const Work& work, Time& busy) {
   // The pool's threads have a floating-point mode of their own (rounding, flush to zero); take the caller's, or the
   // bits would depend on which thread came to an element.
   std::fenv_t callers;
@@ -100,13 +126,19 @@ bool run_on_threads(const Work& work) {
     const std::size_t grains = (work.elements + grain - 1) / grain;
     const std::size_t begin = grains * index / shares * grain;
     const std::size_t end = std::min(work.elements, grains * (index + 1) / shares * grain);
+    const auto timed = [&](const auto& task) {
+      if (index != 0) return task(work, begin, end);
+      const auto start = Clock::now();
+      task(work, begin, end);
+      busy += Clock::now() - start;
+    };
     if (needs_gradient(work)) {
-      measure(work, begin, end);
+      timed(measure);
 #pragma omp barrier
 #pragma omp single
       goes_on = conclude(work);
     }
-    if (goes_on) update(work, begin, end);
+    if (goes_on) timed(update);
     std::fesetenv(&own);
   }
   return goes_on;
@@ -144,19 +176,34 @@ void set_threads(int count) {
   chosen_threads = count;
 }
 
-std::pair<std::size_t, std::size_t> shares() { return {share_awake, share_asleep}; }
-void set_shares(std::size_t awake, std::size_t asleep) {
-  share_awake = awake;
-  share_asleep = asleep;
-}
+std::size_t share() { return least_share; }
+void set_share(std::size_t least) { least_share = least; }
 
 bool run(const Work& work) {
   const std::size_t share = work.elements / static_cast<std::size_t>(work.threads);
-  if (work.threads == 1 || share < share_awake) return run_serially(work);
+  if (work.threads == 1 || share < least_share) return run_serially(work);
 
-  const bool awake = std::chrono::steady_clock::now() - last_end < awake_for;
-  const bool done = awake || share >= share_asleep ? run_on_threads(work) : run_serially(work);
-  last_end = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
+  Experience& so_far = experience;
+  const bool in_a_loop = start - so_far.last_step < awake_for;  // of steps that keep threads awake
+  Cost& expected = in_a_loop ? so_far.awake : so_far.asleep;
+  const Time saved = so_far.element * static_cast<double>(work.elements - share);
+  const bool on_threads = least_share == 0 || saved > expected.time || expected.is_to_be_tried();
+  Time busy{0};
+  const bool done = on_threads ? run_on_threads(work, busy) : run_serially(work);
+  const auto end = Clock::now();
+
+  const Time element =
+      on_threads ? busy / static_cast<double>(share) : (end - start) / static_cast<double>(work.elements);
+  so_far.element = (so_far.element + element) / 2;
+  if (on_threads) {
+    Cost& met = start - so_far.last_region < awake_for ? so_far.awake : so_far.asleep;
+    if (busy < telling) met.learn(end - start - busy);
+    so_far.last_region = end;
+  } else {
+    expected.without += end - start;
+  }
+  so_far.last_step = end;
   return done;
 }
 

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <optional>
 #include <span>
-#include <utility>
 
 #include "gradient.hpp"
 #include "kernel.hpp"
@@ -23,9 +22,9 @@ constexpr int most_threads = 1024;
 // `count` from 1 to most_threads, or default_threads. Throws std::runtime_error where there can be only one.
 void set_threads(int count);
 
-// From how many elements a thread on a step uses threads: while they wait awake, and when they sleep.
-std::pair<std::size_t, std::size_t> shares();
-void set_shares(std::size_t awake, std::size_t asleep);
+// From how many elements a thread on a step uses threads if that is quicker, which it finds out; 0: always.
+std::size_t share();
+void set_share(std::size_t least);
 
 // A step of all leaves, `elements` in sum. Their hyper-parameters agree on what concerns the whole gradient.
 struct Work {

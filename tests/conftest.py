@@ -23,11 +23,11 @@ def pytest_report_header() -> str:
 @pytest.fixture(autouse=True)
 def _leave_no_trace() -> Iterator[None]:
     """Give every test the kernel, thread count and thresholds that a fresh process has."""
-    kernel, shares = rf.get_kernel(), _core._shares()
+    kernel, share = rf.get_kernel(), _core._share()
     yield
     rf.set_kernel(kernel)
     rf.set_num_threads(None)
-    _core._set_shares(*shares)
+    _core._set_share(share)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

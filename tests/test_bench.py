@@ -112,14 +112,14 @@ def test_rows_follow_from_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_limits_grow_with_the_work_and_leave_the_threads_as_they_were() -> None:
-    before = rf.get_num_threads(), _core._shares()
+    before = rf.get_num_threads(), _core._share()
     problem = make_problem([(2**16,)])
     names = peers.rmsprop_fast(problem).names
     for memory in (True, False):
         limit = Limit(problem, names, memory, 1)
         few, many = (min(limit.timeit(number) for _ in range(5)) for number in (100, 1000))
         assert 3 < many / few < 30
-    assert (rf.get_num_threads(), _core._shares()) == before
+    assert (rf.get_num_threads(), _core._share()) == before
     assert problem.state.steps == 0
 
 

@@ -89,7 +89,7 @@ ARRAYS = """
     count_step("tree, options", tree, tree_grads, **options)
     if rf.info()["openmp"]:
         rf.set_num_threads(2)
-        _core._set_shares(0, 0)  # threads for the smallest work
+        _core._set_share(0)  # threads for the smallest work
         count_step("tree, threads", tree, tree_grads)
         count_step("tree, options, threads", tree, tree_grads, **options)
 """
@@ -114,7 +114,7 @@ TORCH = """
     if rf.info()["openmp"]:
         rf.set_num_threads(2)
         torch.set_num_threads(2)
-        _core._set_shares(0, 0)
+        _core._set_share(0)
         count_step("groups, threads", [{"params": [param]} for param in params])
 """
 

@@ -107,7 +107,7 @@ def check(hyper: dict[str, Any]) -> None:
     problem = PROBLEM
     expected, params = ([p.copy() for p in problem.params] for _ in range(2))
     expected_state, state = problem.init(expected, hyper), problem.init(params, hyper)
-    _core._set_shares(0, 0)  # threads even for the smallest work
+    _core._set_share(0)  # threads even for the smallest work
 
     problem.restart(expected, expected_state)
     want = []
@@ -153,7 +153,7 @@ def test_norms_of_many_blocks(kernel: str, threads: int, clip: dict[str, Any]) -
     """Sums have the same bits however threads share them out, at lengths around those of blocks and lanes."""
     rf.set_kernel(kernel)
     rf.set_num_threads(threads)
-    _core._set_shares(0, 0)
+    _core._set_share(0)
     random = np.random.default_rng(1)
     sizes = [0, 1, 15, 16, 17, 4095, 4096, 4097, 0, 30_001, 8192]
     for p_type, g_type in TYPES:

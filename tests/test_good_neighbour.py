@@ -169,6 +169,31 @@ def test_small_work_stays_serial_and_large_work_does_not() -> None:
     assert run(code).stdout.split() == ["0", "2"]
 
 
+@has_openmp
+def test_threads_that_cost_more_than_they_bring_are_left_alone() -> None:
+    """With a passive wait policy they sleep at once, and waking them takes ten times as long as such a step."""
+    code = """
+        import statistics, time
+        import numpy as np
+        import rmsprop_fast as rf
+
+        p, g = np.zeros(10_000, "f"), np.ones(10_000, "f")
+        state = rf.init(p)
+
+        def seconds(threads):
+            rf.set_num_threads(threads)
+            start = time.perf_counter()
+            for _ in range(500):
+                rf.step(p, g, state)
+            return time.perf_counter() - start
+
+        many = None if rf.get_num_threads() > 1 else 2
+        seconds(many), seconds(1)
+        print(statistics.median(seconds(many) / seconds(1) for _ in range(21)))
+    """
+    assert float(run(code, OMP_WAIT_POLICY="passive").stdout) < 3  # 1.05; 20 with threads
+
+
 @linux
 def test_a_forked_child_never_hangs() -> None:
     code = """

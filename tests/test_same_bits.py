@@ -28,7 +28,7 @@ each_thread_count = pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def use(kernel: str, threads: int) -> None:
     rf.set_kernel(kernel)
     rf.set_num_threads(threads)
-    _core._set_shares(0, 0)  # threads even for the smallest work
+    _core._set_share(0)  # threads even for the smallest work
 
 
 def check(params: Array, grads: list[Array], s: Array, *, offset: int = 0, **hyper: Any) -> None:

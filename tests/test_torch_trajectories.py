@@ -229,7 +229,7 @@ def spoil(grad: Tensor) -> None:
 @pytest.mark.parametrize("case", EACH)
 def test_all_groups_go_where_the_reference_goes(case: str) -> None:
     """With threads that share even the smallest work, of another number in each step: bytes do not depend on it."""
-    _core._set_shares(0, 0)
+    _core._set_share(0)
     threads = itertools.cycle([1, 2, 7])
     for shared in ALL:
         if any("clip_value" in options for options in EACH[case]) and "max_grad_norm" in shared:

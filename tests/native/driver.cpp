@@ -82,7 +82,7 @@ int main() {
   const Arrays<std::uint16_t, float> brains(size, Element::bfloat16);
 
   parallel::prepare();
-  parallel::set_shares(0, 0);
+  parallel::set_share(0);
   for (const std::string& name : dispatch::kernel_names()) {
     dispatch::select(name);
     for (const int threads : {1, 2, 3, 7}) {

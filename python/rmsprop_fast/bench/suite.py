@@ -366,15 +366,15 @@ def thread_counts() -> list[int]:
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Have steps use this many threads, however small they are; None: as they would by default."""
-    shares = _core._shares()
+    share = _core._share()
     if count is not None:
         rf.set_num_threads(count)
-        _core._set_shares(0, 0)
+        _core._set_share(0)
     try:
         yield
     finally:
         rf.set_num_threads(None)
-        _core._set_shares(*shares)
+        _core._set_share(share)
 
 
 @contextlib.contextmanager

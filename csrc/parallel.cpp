@@ -31,35 +31,31 @@ std::atomic<std::size_t> least_share = 2 * 1024;
 using Clock = std::chrono::steady_clock;
 using Time = std::chrono::duration<double, std::nano>;
 
-// What other threads cost beyond the work that they take over: to wake them, and to wait for the last one. That is 1 us
-// while they wait for work, 20 to 100 us when they sleep, and milliseconds when another process has their processor;
+// What steps took so far. Other threads take work over, but they are to be woken, and the last one to be waited for:
+// 1 us while they are awake, 20 to 100 us when they sleep, milliseconds when another process has their processor, and
 // OMP_WAIT_POLICY changes it, too. So it is measured.
-struct Cost {
-  Time time;
-  Time without{0};  // of the steps since then that went without threads
+struct Experience {
+  Time element{0.3};  // in one thread
+  Time threads;       // what they cost
+  Time without{0};    // of the steps since threads were used
 
-  void learn(Time measured) {
-    time = std::clamp(measured, Time(100), 2 * time);  // slowly up, as anything may interrupt a step
+  // Slowly, as anything may interrupt a step.
+  void learn_element(Time measured) { element = std::min((element + measured) / 2, 1.1 * element); }
+  void learn_threads(Time measured) {
+    threads = (threads + std::clamp(measured, Time(100), 2 * threads)) / 2;
     without = Time(0);
   }
-
-  // To find out when it became less, 1 % of the time of steps may go into trying.
-  bool is_to_be_tried() const { return without > 100 * time; }
 };
 
-// OpenMP has a pool for each calling thread, and so each has its own experience.
-struct Experience {
-  Cost awake{Time(1e3)}, asleep{Time(25e3)};
-  Time element{0.3};  // for one thread
+// OpenMP has a pool for each calling thread.
+struct Pool {
+  Experience awake{.threads = Time(1e3)}, asleep{.threads = Time(25e3)};
   Clock::time_point last_step, last_region;
 };
-thread_local Experience experience;
+thread_local Pool pool;
 
-// OpenMP's threads wait awake for about so long.
+// Its threads wait awake for about so long.
 constexpr std::chrono::microseconds awake_for{500};
-
-// Longer steps say little about the cost of threads.
-constexpr std::chrono::microseconds telling{200};
 
 // Chunks start at multiples of this many elements, so that they share no cache line when the arrays are aligned.
 constexpr std::size_t grain = 16;
@@ -108,8 +104,7 @@ bool run_serially(const Work& work) {
   return true;
 }
 
-// `busy` becomes the time that the calling thread worked.
-bool run_on_threads(const Work& work, Time& busy) {
+bool run_on_threads(const Work& work) {
   // The pool's threads have a floating-point mode of their own (rounding, flush to zero); take the caller's, or the
   // bits would depend on which thread came to an element.
   std::fenv_t callers;
@@ -126,19 +121,13 @@ bool run_on_threads(const Work& work, Time& busy) {
     const std::size_t grains = (work.elements + grain - 1) / grain;
     const std::size_t begin = grains * index / shares * grain;
     const std::size_t end = std::min(work.elements, grains * (index + 1) / shares * grain);
-    const auto timed = [&](const auto& task) {
-      if (index != 0) return task(work, begin, end);
-      const auto start = Clock::now();
-      task(work, begin, end);
-      busy += Clock::now() - start;
-    };
     if (needs_gradient(work)) {
-      timed(measure);
+      measure(work, begin, end);
 #pragma omp barrier
 #pragma omp single
       goes_on = conclude(work);
     }
-    if (goes_on) timed(update);
+    if (goes_on) update(work, begin, end);
     std::fesetenv(&own);
   }
   return goes_on;
@@ -183,27 +172,28 @@ bool run(const Work& work) {
   const std::size_t share = work.elements / static_cast<std::size_t>(work.threads);
   if (work.threads == 1 || share < least_share) return run_serially(work);
 
+  constexpr Time long_step(1e6);  // is worth threads, whatever they cost
+  constexpr double margin = 1.2;  // or steps at the border would go to and fro
+  constexpr double rarely = 100;  // 1 % of the time may go into finding out whether threads cost less by now
+
   const auto start = Clock::now();
-  Experience& so_far = experience;
-  const bool in_a_loop = start - so_far.last_step < awake_for;  // of steps that keep threads awake
-  Cost& expected = in_a_loop ? so_far.awake : so_far.asleep;
-  const Time saved = so_far.element * static_cast<double>(work.elements - share);
-  const bool on_threads = least_share == 0 || saved > expected.time || expected.is_to_be_tried();
-  Time busy{0};
-  const bool done = on_threads ? run_on_threads(work, busy) : run_serially(work);
+  Experience& expected = start - pool.last_step < awake_for ? pool.awake : pool.asleep;  // a loop keeps threads awake
+  const Time alone = expected.element * static_cast<double>(work.elements);
+  const Time saved = expected.element * static_cast<double>(work.elements - share);
+  const bool on_threads = least_share == 0 || alone > long_step || saved > margin * expected.threads ||
+                          expected.without > rarely * expected.threads;
+  const bool done = on_threads ? run_on_threads(work) : run_serially(work);
   const auto end = Clock::now();
 
-  const Time element =
-      on_threads ? busy / static_cast<double>(share) : (end - start) / static_cast<double>(work.elements);
-  so_far.element = (so_far.element + element) / 2;
-  if (on_threads) {
-    Cost& met = start - so_far.last_region < awake_for ? so_far.awake : so_far.asleep;
-    if (busy < telling) met.learn(end - start - busy);
-    so_far.last_region = end;
-  } else {
+  if (!on_threads) {
+    expected.learn_element((end - start) / static_cast<double>(work.elements));
     expected.without += end - start;
+  } else {
+    Experience& met = start - pool.last_region < awake_for ? pool.awake : pool.asleep;
+    if (alone <= long_step) met.learn_threads(end - start - met.element * static_cast<double>(share));
+    pool.last_region = end;
   }
-  so_far.last_step = end;
+  pool.last_step = end;
   return done;
 }
 

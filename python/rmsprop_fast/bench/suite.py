@@ -232,9 +232,9 @@ class Suite:
         problem = make_problem([(elements,)])
         p, g, state = problem.params[0], problem.grads[0], problem.state
         pause = BETWEEN[between]
-        repeats = 200 if between == "nothing" else 1
+        repeats = max(1, min(200, 2**20 // elements)) if between == "nothing" else 1
         rounds: dict[int | None, list[float]] = {count: [] for count in (None, *thread_counts())}
-        for _ in range(9 if self.quick else 61):
+        for _ in range(9 if self.quick else 121):
             for count in random.sample(list(rounds), len(rounds)):
                 with threads(count):
                     rf.step(p, g, state)

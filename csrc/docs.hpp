@@ -317,7 +317,7 @@ ValueError
 constexpr const char* get_num_threads = R"(get_num_threads()
 --
 
-How many threads a large step uses; small ones use one.
+How many threads a step uses at most; fewer where, as steps find out, others cost more than they save.
 
 As set by `set_num_threads`, or else the least of the CPUs in the affinity mask and the cgroup's CPU quota, both as they
 were when first needed, and OpenMP's own limit (OMP_NUM_THREADS, threadpoolctl). 1 in a forked process.)";
@@ -325,7 +325,7 @@ were when first needed, and OpenMP's own limit (OMP_NUM_THREADS, threadpoolctl).
 constexpr const char* set_num_threads = R"(set_num_threads(num_threads)
 --
 
-Use that many threads for large steps from now on. The result is the same for any number.
+Use at most that many threads from now on. The result is the same for any number.
 
 Parameters
 ----------

@@ -38,9 +38,13 @@ struct Experience {
   Time element{0.3};  // in one thread
   Time threads;       // what they cost
   Time without{0};    // of the steps since threads were used
+  Time with{0};       // and since they were not
 
   // Slowly, as anything may interrupt a step.
-  void learn_element(Time measured) { element = std::min((element + measured) / 2, 1.1 * element); }
+  void learn_element(Time measured) {
+    element = std::min((element + measured) / 2, 1.1 * element);
+    with = Time(0);
+  }
   void learn_threads(Time measured) {
     threads = (threads + std::clamp(measured, Time(100), 2 * threads)) / 2;
     without = Time(0);
@@ -171,17 +175,21 @@ void set_share(std::size_t least) { least_share = least; }
 bool run(const Work& work) {
   const std::size_t share = work.elements / static_cast<std::size_t>(work.threads);
   if (work.threads == 1 || share < least_share) return run_serially(work);
+  if (least_share == 0) return run_on_threads(work);
 
-  constexpr Time long_step(1e6);  // is worth threads, whatever they cost
+  constexpr Time long_step(2e5);  // is worth threads, and says little about their cost
   constexpr double margin = 1.2;  // or steps at the border would go to and fro
-  constexpr double rarely = 100;  // 1 % of the time may go into finding out whether threads cost less by now
+  constexpr double rarely = 100;  // 1 % of the time may go into finding out whether the other way is quicker by now
 
   const auto start = Clock::now();
   Experience& expected = start - pool.last_step < awake_for ? pool.awake : pool.asleep;  // a loop keeps threads awake
+  Experience& met = start - pool.last_region < awake_for ? pool.awake : pool.asleep;     // unless it went without
   const Time alone = expected.element * static_cast<double>(work.elements);
   const Time saved = expected.element * static_cast<double>(work.elements - share);
-  const bool on_threads = least_share == 0 || alone > long_step || saved > margin * expected.threads ||
-                          expected.without > rarely * expected.threads;
+  const bool pays = saved > margin * expected.threads;
+  const bool tries_other =
+      pays ? expected.with > rarely * alone : expected.without > rarely * std::max(expected.threads, met.threads);
+  const bool on_threads = alone > long_step || pays != tries_other;
   const bool done = on_threads ? run_on_threads(work) : run_serially(work);
   const auto end = Clock::now();
 
@@ -189,8 +197,8 @@ bool run(const Work& work) {
     expected.learn_element((end - start) / static_cast<double>(work.elements));
     expected.without += end - start;
   } else {
-    Experience& met = start - pool.last_region < awake_for ? pool.awake : pool.asleep;
     if (alone <= long_step) met.learn_threads(end - start - met.element * static_cast<double>(share));
+    expected.with += end - start;
     pool.last_region = end;
   }
   pool.last_step = end;

@@ -90,6 +90,11 @@ def test_what_is_not_measured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GB of free memory" in left_out["too much"]
     (case,) = found.result.cases
     assert set(case.rows) == {OURS, OUT}
+    monkeypatch.setattr(suite, "SCALES", (OURS, "broken"))
+    found.measure_scaling(64)
+    assert {name for row in found.result.scaling for name in row["seconds"]} == {OURS}
+    found.run("some task", lambda: found.measure("array", "some", [(-1,)]))
+    assert left_out["some task"].startswith("failed: ValueError: ")
 
 
 def test_rows_follow_from_the_times(monkeypatch: pytest.MonkeyPatch) -> None:

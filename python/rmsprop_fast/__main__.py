@@ -147,6 +147,8 @@ def _bench(options: argparse.Namespace) -> None:
     from rmsprop_fast.bench.suite import Suite
     from rmsprop_fast.bench.targets import targets
 
+    if options.plot:
+        import matplotlib  # noqa: F401  # before the work: it may be missing
     _require_folder("--json", options.json)
     _require_folder("--plot", options.plot)
     suite = Suite(options.quick)
@@ -164,7 +166,7 @@ def _bench(options: argparse.Namespace) -> None:
         bar = progress.add_task("", total=len(tasks))
         for name, task in tasks:
             progress.update(bar, description=name, refresh=True)
-            task()
+            suite.run(name, task)
             progress.advance(bar)
 
     result = suite.result
@@ -174,7 +176,9 @@ def _bench(options: argparse.Namespace) -> None:
     for table in report.tables(result, targets(result)):
         console.print(table)
     if options.json:
-        _write("--json", lambda: options.json.write_text(json.dumps(result.as_dict(), indent=1) + "\n"))
+        _write(
+            "--json", lambda: options.json.write_text(json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n")
+        )
     if options.plot:
         _write("--plot", lambda: report.plot(result, options.plot))
 

@@ -168,7 +168,7 @@ def plot(result: Result, path: Path) -> None:
     memory = [min(case.memory_limit.values()) for case in arrays]
     axes.plot(sizes, compute, "--", color="tab:red", label="limit: a division and a root for each element")
     axes.plot(sizes, memory, ":", color="tab:blue", linewidth=2, label="limit: reading p, g, s and writing p, s")
-    floor = [max(pair) for pair in zip(compute, memory, strict=True)]
+    floor = [case.limit for case in arrays]
     axes.fill_between(sizes, floor, min(floor, default=1) / 3, color="0.9", label="faster than this processor can")
     axes.set(xscale="log", yscale="log", xlabel="n, elements of one array", ylabel="time of one step (lower is better)")
     axes.set_xticks(sizes, [size_name(size) for size in sizes], rotation=45)
@@ -180,20 +180,21 @@ def plot(result: Result, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="upper left")
 
+    names = [name for name in reversed(shown) if any(name in case.rows for case in models)]
     for index, case in enumerate(models):
         bars = figure.add_subplot(grid[1 + index // columns, index % columns])
-        names = [name for name in reversed(shown) if name in case.rows]
-        seconds = [case.rows[name].seconds[1] for name in names]
+        rows = [case.rows.get(name) for name in names]
+        seconds = [row.seconds[1] if row else case.limit / 2 for row in rows]
         drawn = bars.barh(names, seconds, color=[colors[name] for name in names])
         labels = [
-            time_text(case.rows[name].seconds[1]) + ("" if name == OURS else f" ({case.rows[name].of_ours[1]:.1f} x)")
-            for name in names
+            "" if row is None else time_text(row.seconds[1]) + ("" if name == OURS else f" ({row.of_ours[1]:.1f} x)")
+            for name, row in zip(names, rows, strict=True)
         ]
         bars.bar_label(drawn, labels, fontsize="small", padding=3)
         bars.axvline(case.limit, color="tab:red", linestyle="--", linewidth=1)
-        bars.set(xscale="log", xlim=(case.limit / 2, max(seconds) * 12))
-        bars.set_title(f"{case.name}: {case.leaves} arrays, {case.elements:,} elements", fontsize="medium")
-        bars.tick_params(axis="y", labelsize="small")
+        bars.set(xscale="log", xlim=(case.limit / 2, max(seconds) * 25))
+        bars.set_title(f"{case.name}\n{case.leaves:,} arrays, {case.elements:,} elements", fontsize="medium")
+        bars.tick_params(axis="y", labelsize="small", labelleft=index % columns == 0)
         bars.set_xticks([], [])
         bars.minorticks_off()
     figure.savefig(path, dpi=110)

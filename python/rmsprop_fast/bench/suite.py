@@ -39,6 +39,7 @@ from rmsprop_fast.bench.timings import Quartiles, Timings, quartiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from timeit import Timer
 
     from rmsprop_fast.bench.models import Shape
 
@@ -51,14 +52,17 @@ QUICK_SIZES = [2**power for power in (6, 10, 14, 18, 22)]
 # gradients stay as they are for everybody.
 EXTRAS: dict[str, tuple[dict[str, Any], int]] = {
     "momentum": ({"momentum": 0.9}, 28),
-    "centered, momentum": ({"centered": True, "momentum": 0.9}, 36),
-    "clip_global_norm, weight_decay": ({"clip_global_norm": 1e9, "weight_decay": 1e-4}, 24),
-    "the same, skip_nonfinite": ({"clip_global_norm": 1e9, "weight_decay": 1e-4, "skip_nonfinite": True}, 24),
+    "centered + momentum": ({"centered": True, "momentum": 0.9}, 36),
+    "clip + decay": ({"clip_global_norm": 1e9, "weight_decay": 1e-4}, 24),
+    "clip + decay + skip": ({"clip_global_norm": 1e9, "weight_decay": 1e-4, "skip_nonfinite": True}, 24),
 }
 
 LARGE = 2**22  # elements from which the arrays are in no cache, as a rule
 SECONDS = 0.005  # that each candidate runs in each round, at least
-MOST_BYTES = 80  # an element, of all peers together
+MOST_BYTES = 120  # an element, of all peers together
+
+
+SCALES = (OURS, NUMBA_PARALLEL, ADAGRAD)  # what can be told how many threads to use
 
 
 @dataclass
@@ -113,6 +117,20 @@ def size_name(elements: int) -> str:
     return str(elements)
 
 
+def _work() -> None:
+    end = time.perf_counter() + 0.005
+    matrix = np.ones((64, 64), np.float32)
+    while time.perf_counter() < end:
+        np.matmul(matrix, matrix)
+
+
+BETWEEN: dict[str, Callable[[], None]] = {
+    "nothing": lambda: None,
+    "5 ms of work": _work,
+    "5 ms of sleep": lambda: time.sleep(0.005),
+}
+
+
 class Suite:
     """The whole run. `quick` measures fewer cases in fewer rounds."""
 
@@ -151,6 +169,13 @@ class Suite:
         for peer in self.peers:
             yield f"fresh process, {peer.name}", functools.partial(self.measure_fresh, peer)
 
+    def run(self, name: str, task: Callable[[], None]) -> None:
+        """Run a task; one that fails is named, and the others go on."""
+        try:
+            task()
+        except Exception as error:
+            self.result.left_out[name] = f"failed: {type(error).__name__}: {error}"
+
     def measure(
         self,
         kind: str,
@@ -164,30 +189,45 @@ class Suite:
         if elements * MOST_BYTES > free_memory():
             self.result.left_out[name] = f"needs {elements * MOST_BYTES / 1e9:.1f} GB of free memory"
             return
-        is_large = elements >= LARGE
         timings = Timings()
-        places, rounds = (1, 5) if self.quick else (2, 5) if is_large else (1, 21)
-        for _ in range(places):  # pages fall better or worse
-            problem = make_problem(shapes, options)
-            candidates: dict[str, Any] = {limit.name: limit for limit in limits(problem)}
-            for peer in self.peers:
-                if (not options or peer.has_options) and peer.name not in self.result.left_out:
-                    try:
-                        candidates[peer.name] = checked(peer, problem).timer()
-                    except Exception as error:
-                        self.result.left_out[peer.name] = f"failed at {name}: {type(error).__name__}: {error}"
-            # Its temporaries come from the system and go back to it, which slows down what comes next.
-            apart = {name: candidates.pop(name) for name in (peers.TEMPORARIES,) if is_large and name in candidates}
-            timings.measure(candidates, rounds=rounds, seconds=SECONDS)
-            timings.measure(apart, rounds=rounds, seconds=SECONDS)
+        for _ in range(2 if elements >= LARGE and not self.quick else 1):  # pages fall better or worse
+            self._measure_place(name, shapes, options, timings)
         self.result.cases.append(self._case(kind, name, elements, len(shapes), bytes_per_element, timings))
+
+    def _measure_place(
+        self, name: str, shapes: Sequence[Shape], options: Mapping[str, Any] | None, timings: Timings
+    ) -> None:
+        problem = make_problem(shapes, options)
+        is_large = sum(p.size for p in problem.params) >= LARGE
+        rounds = 5 if self.quick or is_large else 21
+        some = [peer for peer in self.peers if not options or peer.has_options]
+        candidates: dict[str, Any] = {limit.name: limit for limit in limits(problem)}
+        candidates |= self._checked(some, problem, name)
+        # Its temporaries come from the system and go back to it, which slows down what comes next.
+        apart = {peer: candidates.pop(peer) for peer in (peers.TEMPORARIES,) if is_large and peer in candidates}
+        timings.measure(candidates, rounds=rounds, seconds=SECONDS)
+        timings.measure(apart, rounds=rounds, seconds=SECONDS)
+
+    def _checked(self, some: Sequence[Peer], problem: Problem, where: str) -> dict[str, Timer]:
+        """Return a timer of each of these peers that works here. One that once did not is left out from there on."""
+        timers = {}
+        for peer in some:
+            if peer.name in self.result.left_out:
+                continue
+            try:
+                timers[peer.name] = checked(peer, problem).timer()
+            except Exception as error:
+                if peer.name == OURS:
+                    raise
+                self.result.left_out[peer.name] = f"failed at {where}: {type(error).__name__}: {error}"
+        return timers
 
     def _case(self, kind: str, name: str, elements: int, leaves: int, bytes_per_element: int, timings: Timings) -> Case:
         memory = {t: timings.median(limit_name(True, t)) * bytes_per_element / BYTES for t in thread_counts()}
         compute = {t: timings.median(limit_name(False, t)) for t in thread_counts()}
         limit = min(max(memory[t], compute[t]) for t in thread_counts())
-        measured = [peer.name for peer in self.peers if len(timings.rounds.get(peer.name, ())) > 0]
-        complete = [peer for peer in measured if len(timings.rounds[peer]) == len(timings.rounds[OURS])]
+        rounds = len(timings.rounds[OURS])
+        complete = [peer.name for peer in self.peers if len(timings.rounds.get(peer.name, ())) == rounds]
         others = [peer for peer in complete if peer not in (OURS, OURS_TORCH)]
         best = min(others or [OURS], key=timings.median)
         rows = {}
@@ -222,7 +262,8 @@ class Suite:
             problem = make_problem([(elements,)])
             timings = Timings()
             with all_threads(count):
-                candidates = {peer.name: checked(peer, problem).timer() for peer in self.peers if peer.name in SCALES}
+                some = [peer for peer in self.peers if peer.name in SCALES]
+                candidates = self._checked(some, problem, f"threads={count}")
                 timings.measure(candidates, rounds=5 if self.quick else 15, seconds=SECONDS)
             seconds = {name: timings.median(name) for name in timings.rounds}
             self.result.scaling.append({"name": size_name(elements), "threads": count, "seconds": seconds})
@@ -267,27 +308,12 @@ class Suite:
             command = [sys.executable, peers.__file__, peer.name, str(elements)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
-                self.result.left_out[f"fresh process, {peer.name}"] = done.stderr.strip().splitlines()[-1]
+                self.result.left_out[f"fresh process, {peer.name}"] = (
+                    done.stderr.splitlines() or [f"exit code {done.returncode}"]
+                )[-1]
                 return
             runs.append(json.loads(done.stdout.splitlines()[-1]))
         self.result.fresh[peer.name] = {**runs[0], "seconds": statistics.median(run["seconds"] for run in runs)}
-
-
-SCALES = (OURS, NUMBA_PARALLEL, ADAGRAD)
-
-
-def _work() -> None:
-    end = time.perf_counter() + 0.005
-    matrix = np.ones((64, 64), np.float32)
-    while time.perf_counter() < end:
-        np.matmul(matrix, matrix)
-
-
-BETWEEN: dict[str, Callable[[], None]] = {
-    "nothing": lambda: None,
-    "5 ms of work": _work,
-    "5 ms of sleep": lambda: time.sleep(0.005),
-}
 
 
 def make_problem(shapes: Sequence[Shape], options: Mapping[str, Any] | None = None) -> Problem:
@@ -339,13 +365,15 @@ class Limit:
         return limit_name(self.memory, self.count)
 
     def timeit(self, number: int) -> float:
-        elements = sum(p.size for p in self.problem.params)
-        passes = max(number, 2**20 // elements)  # so that the start of the threads does not count
+        # Many passes in one call, so that the start of threads does not count; but only over what stays in cache.
+        passes = max(1, 2**20 // sum(p.size for p in self.problem.params))
+        calls = -(-number // passes)
         names = self.step_names
         with threads(self.count):
             start = time.perf_counter()
-            _core._run_limit(names["p"], names["g"], names["state"], self.memory, passes)
-            return (time.perf_counter() - start) * number / passes
+            for _ in range(calls):
+                _core._run_limit(names["p"], names["g"], names["state"], self.memory, passes)
+            return (time.perf_counter() - start) * number / (calls * passes)
 
 
 def limits(problem: Problem) -> list[Limit]:
@@ -357,6 +385,7 @@ def limit_name(memory: bool, count: int) -> str:
     return f"{'memory' if memory else 'compute'} limit, threads={count}"
 
 
+@functools.cache  # what is measured with one is looked up later
 def thread_counts() -> list[int]:
     """Return 1, 2, 4, ... up to the default number of threads."""
     most = rf.get_num_threads()
@@ -397,7 +426,7 @@ def free_memory() -> int:
     try:
         with open("/proc/meminfo") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except OSError:
+    except (OSError, StopIteration):
         return 4 * 2**30
 
 

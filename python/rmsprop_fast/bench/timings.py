@@ -27,7 +27,7 @@ class Timings:
     def measure(self, candidates: Mapping[str, Candidate], *, rounds: int, seconds: float) -> None:
         """Add rounds, in each of which every candidate runs for about these seconds, at least once, in any order."""
         numbers = {
-            name: max(1, round(seconds / min(candidate.timeit(1) for _ in range(3))))
+            name: max(1, round(seconds / max(1e-8, min(candidate.timeit(1) for _ in range(3)))))
             for name, candidate in candidates.items()
         }
         order = list(candidates)

@@ -122,8 +122,8 @@ def test_limits_grow_with_the_work_and_leave_the_threads_as_they_were() -> None:
     names = peers.rmsprop_fast(problem).names
     for memory in (True, False):
         limit = Limit(problem, names, memory, 1)
-        few, many = (min(limit.timeit(number) for _ in range(5)) for number in (100, 1000))
-        assert 3 < many / few < 30
+        one, many = (min(limit.timeit(number) for _ in range(5)) for number in (1, 1600))
+        assert 300 < many / one < 8000
     assert (rf.get_num_threads(), _core._share()) == before
     assert problem.state.steps == 0
 
@@ -165,7 +165,8 @@ def result(seconds: float) -> Result:
 def test_targets_are_reached_or_missed() -> None:
     fast, slow = targets(result(1.02e-6)), targets(result(20e-6))
     assert [target.what for target in fast] == [target.what for target in slow]
-    assert len(fast) == 9
+    reached = [1 / 0.9, 1.03, 1 / 0.95, 1 / 6, 1.03, 1.25, 100, 30, 0.05]
+    assert [target.most for target in fast] == pytest.approx(reached)
     assert all(target.is_reached for target in fast)
     assert [target.what for target in slow if target.is_reached] == ["158 arrays: ns a leaf above the work"]
 

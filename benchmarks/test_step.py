@@ -10,6 +10,8 @@ from rmsprop_fast.bench.models import MODELS, Shape
 from rmsprop_fast.bench.peers import PEERS, Peer
 from rmsprop_fast.bench.suite import EXTRAS, SIZES, checked, make_problem, size_name
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the frameworks
+
 ARRAYS: dict[str, list[Shape]] = {size_name(size): [(size,)] for size in SIZES}
 
 every_peer = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)

@@ -24,23 +24,13 @@ struct Name {
 
 const py::detail::PyArray_Proxy& array_of(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
 
-// An element type: its name, and NumPy's number for it.
-struct Type {
-  Element element;
-  const char* name;
-  int number;
-};
+// NumPy's numbers for the element types, in their order.
 constexpr int npy_half = 23;      // which pybind11 does not name
 constexpr int not_imported = -1;  // bfloat16 is of ml_dtypes; until somebody imports that, there are no such arrays
-Type types[] = {{Element::float32, "float32", py::detail::npy_api::NPY_FLOAT_},
-                {Element::float64, "float64", py::detail::npy_api::NPY_DOUBLE_},
-                {Element::float16, "float16", npy_half},
-                {Element::bfloat16, "bfloat16", not_imported}};
-
-const Type& type_of(Element element) { return types[static_cast<int>(element)]; }
+int type_numbers[] = {py::detail::npy_api::NPY_FLOAT_, py::detail::npy_api::NPY_DOUBLE_, npy_half, not_imported};
 
 void find_bfloat16() {
-  int& number = types[static_cast<int>(Element::bfloat16)].number;
+  int& number = type_numbers[static_cast<int>(Element::bfloat16)];
   if (number != not_imported) return;
   const auto name = py::str("ml_dtypes");
   const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name.ptr()));
@@ -76,7 +66,7 @@ bool has_shape(py::handle array, const std::vector<std::int64_t>& shape) {
 bool has_element(py::handle array, Element element) {
   constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
   const auto* descriptor = py::detail::array_descriptor_proxy(array_of(array).descr);
-  return descriptor->type_num == type_of(element).number &&
+  return descriptor->type_num == type_numbers[static_cast<int>(element)] &&
          (descriptor->byteorder == '=' || descriptor->byteorder == native);
 }
 
@@ -104,16 +94,17 @@ void require_memory(py::handle array, Element element, Role role, const Name& na
 Layout learn(py::handle array, const Name& name) {
   require_array(array, name);
   find_bfloat16();
-  const Type* const type =
-      std::find_if(std::begin(types), std::end(types), [&](const Type& t) { return has_element(array, t.element); });
-  if (type == std::end(types))
+  constexpr Element elements[] = {Element::float32, Element::float64, Element::float16, Element::bfloat16};
+  const auto* const element =
+      std::find_if(std::begin(elements), std::end(elements), [&](Element e) { return has_element(array, e); });
+  if (element == std::end(elements))
     throw py::type_error(name() + ": expected float32, float64, float16 or bfloat16 in native byte order, got " +
                          describe(array));
   const auto& proxy = array_of(array);
-  Layout layout{type->element, {proxy.dimensions, proxy.dimensions + proxy.nd}, {}, 1};
+  Layout layout{*element, {proxy.dimensions, proxy.dimensions + proxy.nd}, {}, 1};
   for (const std::int64_t length : layout.shape) layout.size *= static_cast<std::size_t>(length);
   bool whole_elements = true;
-  const auto bytes = static_cast<std::int64_t>(size_of(type->element));
+  const auto bytes = static_cast<std::int64_t>(size_of(*element));
   for (std::size_t axis = 0; axis < layout.shape.size(); ++axis) {
     layout.strides.push_back(proxy.strides[axis] / bytes);
     whole_elements &= layout.shape[axis] == 1 || proxy.strides[axis] % bytes == 0;
@@ -121,7 +112,7 @@ Layout learn(py::handle array, const Name& name) {
   if (layout.size > 0 && !(whole_elements && is_dense(layout.shape, layout.strides)))
     throw py::value_error(name() + ": expected dense memory, got " + describe(array) + " with strides " +
                           text(array.attr("strides")));
-  require_memory(array, type->element, Role::params, name);
+  require_memory(array, *element, Role::params, name);
   return layout;
 }
 

@@ -8,21 +8,24 @@
 
 #ifdef __linux__
 #include <sched.h>
-
-#include <vector>
 #endif
+
+#include "openmp.hpp"
 
 namespace rmsprop_fast {
 namespace {
 
-int hardware_cpus() {
 #ifdef __linux__
-  // The kernel wants a mask as large as its own; grow until it fits.
-  for (std::size_t cpus = 1024; cpus <= 1u << 20; cpus *= 2) {
-    std::vector<unsigned char> mask(CPU_ALLOC_SIZE(cpus));
-    auto* set = reinterpret_cast<cpu_set_t*>(mask.data());
-    if (sched_getaffinity(0, mask.size(), set) == 0) return CPU_COUNT_S(mask.size(), set);
-  }
+// A mask of 16,384 CPUs: the system wants one as large as its own.
+using Mask = cpu_set_t[16];
+#endif
+
+// Of the calling thread, unless OpenMP has bound it to one of many.
+int affine_cpus() {
+  if (const std::size_t bound = openmp::bound_cpus().size()) return static_cast<int>(bound);
+#ifdef __linux__
+  Mask mask;
+  if (sched_getaffinity(0, sizeof mask, mask) == 0) return CPU_COUNT_S(sizeof mask, mask);
 #endif
   return static_cast<int>(std::thread::hardware_concurrency());
 }
@@ -65,11 +68,26 @@ double cgroup_quota(const std::string& root) {
   return quota;
 }
 
+int usable_cpus(double quota) {
+  return std::max(1, static_cast<int>(std::min(static_cast<double>(affine_cpus()), std::ceil(quota))));
+}
+
 }  // namespace
 
-int usable_cpus(const std::string& root) {
-  const double cpus = std::min(static_cast<double>(hardware_cpus()), std::ceil(cgroup_quota(root)));
-  return std::max(1, static_cast<int>(cpus));
+int usable_cpus() {
+  static const double quota = cgroup_quota("");
+  return usable_cpus(quota);
+}
+
+int usable_cpus(const std::string& root) { return usable_cpus(cgroup_quota(root)); }
+
+void leave_bound_cpu() {
+#ifdef __linux__
+  if (openmp::bound_cpus().empty()) return;
+  Mask mask = {};
+  for (const int cpu : openmp::bound_cpus()) CPU_SET_S(static_cast<std::size_t>(cpu), sizeof mask, mask);
+  sched_setaffinity(0, sizeof mask, mask);
+#endif
 }
 
 }  // namespace rmsprop_fast

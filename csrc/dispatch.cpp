@@ -100,7 +100,7 @@ void select(std::string_view name) {
 
 void select_from_environment() {
   const char* name = std::getenv("RMSPROP_FAST_KERNEL");
-  if (!name) return;
+  if (!name || !*name) return;
   try {
     select(name);
   } catch (const std::invalid_argument& error) {

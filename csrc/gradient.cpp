@@ -38,7 +38,7 @@ bool has_finite_squares(const Leaf& leaf, const double* sums, double multiplier,
     // Rounding keeps the order of products, so no gradient overflows if the largest does not, or what is larger still:
     // the root of the sum, plus its rounding errors.
     if (has_finite_square(leaf, multiplier, 1.001 * std::sqrt(*sums++))) continue;
-    const Reduction largest = kernels.largest[static_cast<int>(leaf.grad_element)];
+    const Reduction largest = kernels.largest[static_cast<int>(compute_type(leaf.grad_element))];
     if (!has_finite_square(leaf, multiplier, largest(leaf, begin, std::min(begin + block_size, leaf.size))))
       return false;
   }
@@ -48,24 +48,22 @@ bool has_finite_squares(const Leaf& leaf, const double* sums, double multiplier,
 }  // namespace
 
 void Gradient::prepare(std::span<const Leaf> leaves) {
+  first_block_.clear();
   std::size_t count = 0;
-  for (const Leaf& leaf : leaves) count += blocks_of(leaf);
+  for (const Leaf& leaf : leaves) {
+    first_block_.push_back(count);
+    count += blocks_of(leaf);
+  }
   sums_.resize(count);
   multipliers_.resize(leaves.size());
 }
 
-void Gradient::measure(std::span<const Leaf> leaves, const KernelTable& kernels, std::size_t begin, std::size_t end) {
-  double* sums = sums_.data();
-  for (const Leaf& leaf : leaves) {
-    if (end == 0) return;
-    const Reduction sum_of_squares = kernels.sum_of_squares[static_cast<int>(leaf.grad_element)];
-    const std::size_t last = std::min(end, leaf.size);
-    for (std::size_t block = (begin + block_size - 1) / block_size; block * block_size < last; ++block)
-      sums[block] = sum_of_squares(leaf, block * block_size, std::min((block + 1) * block_size, leaf.size));
-    sums += blocks_of(leaf);
-    begin -= std::min(begin, leaf.size);
-    end -= std::min(end, leaf.size);
-  }
+void Gradient::sum_up(std::size_t index, const Leaf& leaf, const KernelTable& kernels, std::size_t begin,
+                      std::size_t end) {
+  const Reduction sum_of_squares = kernels.sum_of_squares[static_cast<int>(compute_type(leaf.grad_element))];
+  double* const sums = &sums_[first_block_[index]];
+  for (std::size_t block = (begin + block_size - 1) / block_size; block * block_size < end; ++block)
+    sums[block] = sum_of_squares(leaf, block * block_size, std::min((block + 1) * block_size, leaf.size));
 }
 
 void Gradient::conclude(std::span<const Leaf> leaves, const KernelTable& kernels) {
@@ -75,25 +73,22 @@ void Gradient::conclude(std::span<const Leaf> leaves, const KernelTable& kernels
 
   // Blocks in order, then leaves in order. A leaf's norm waits in the place of its multiplier.
   double sum = 0;
-  const double* sums = sums_.data();
   for (std::size_t i = 0; i < leaves.size(); ++i) {
+    const double* const sums = sums_.data() + first_block_[i];
     const double leaf_sum = std::accumulate(sums, sums + blocks_of(leaves[i]), 0.0);
     multipliers_[i] = norm(i, leaf_sum);
     sum += leaf_sum;
-    sums += blocks_of(leaves[i]);
   }
   norm_ = leaves.empty() ? 0 : norm(0, sum);
 
   is_finite_ = true;
-  sums = sums_.data();
   for (std::size_t i = 0; i < leaves.size(); ++i) {
     const Hyper& hyper = *leaves[i].hyper;
     const double leaf_norm = multipliers_[i];
     multipliers_[i] = multiplier_of_leaf(leaves[i], leaf_norm, norm_);
     if (hyper.skip_nonfinite && is_finite_)
       is_finite_ = is_usable(hyper.clip_norm, leaf_norm) && is_usable(hyper.clip_global_norm, norm_) &&
-                   has_finite_squares(leaves[i], sums, multipliers_[i], kernels);
-    sums += blocks_of(leaves[i]);
+                   has_finite_squares(leaves[i], sums_.data() + first_block_[i], multipliers_[i], kernels);
   }
 }
 

@@ -14,15 +14,15 @@ class Gradient {
   // Makes room for the gradients of these leaves.
   void prepare(std::span<const Leaf> leaves);
 
-  // Sums up the squares in the blocks that begin in [begin, end), where the elements of all leaves are counted through.
-  // Each block has a sum of its own, so that no bit depends on how they are shared out.
-  void measure(std::span<const Leaf> leaves, const KernelTable& kernels, std::size_t begin, std::size_t end);
+  // Sums up the squares in the blocks of leaf number `index` that begin in [begin, end). Each block has a sum of its
+  // own, so that no bit depends on how they are shared out.
+  void sum_up(std::size_t index, const Leaf& leaf, const KernelTable& kernels, std::size_t begin, std::size_t end);
 
-  // Draws the conclusions, once everything is measured.
+  // Works out norms and multipliers, once all is summed up.
   void conclude(std::span<const Leaf> leaves, const KernelTable& kernels);
 
-  // Draws them from the norm of a gradient of which these leaves are only a part. Norms of leaves, for clip_norm, are
-  // not known then.
+  // Works out the multipliers from the norm of a gradient of which these leaves are only a part. Norms of leaves, for
+  // clip_norm, are not known then.
   void conclude(std::span<const Leaf> leaves, double norm);
 
   // Of all leaves, after unscaling and before clipping.
@@ -34,8 +34,9 @@ class Gradient {
   double multiplier(std::size_t leaf) const { return multipliers_[leaf]; }
 
  private:
-  std::vector<double> sums_;         // of the blocks of the leaves in order
-  std::vector<double> multipliers_;  // of each leaf
+  std::vector<double> sums_;              // of the blocks of the leaves in order
+  std::vector<std::size_t> first_block_;  // of each leaf
+  std::vector<double> multipliers_;       // of each leaf
   double norm_ = 0;
   bool is_finite_ = true;
 };

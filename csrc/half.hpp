@@ -26,10 +26,10 @@ inline float load(Float16 x) {
   const uint32_t infinite_or_nan = normal + rebias;
   const uint32_t subnormal = bits_of(float_of(normal + (1u << 23)) - float_of(rebias + (1u << 23)));
   const uint32_t bits = magnitude < 0x400u << 13 ? subnormal : magnitude < 0x7c00u << 13 ? normal : infinite_or_nan;
-  return float_of(bits | (x.bits & 0x8000u) << 16);
+  return float_of((bits & 0x7fffffffu) | (x.bits & 0x8000u) << 16);  // the difference is -0 when rounding down
 }
 
-// To the nearest, and of two the even one.
+// To the nearest, and of two the even one, whatever the rounding mode of the arithmetic is.
 inline void store(Bfloat16& to, float x) {
   const uint32_t bits = bits_of(x);
   const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
@@ -43,7 +43,13 @@ inline void store(Float16& to, float x) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   const uint32_t rounded = (magnitude + 0xfffu + (magnitude >> 13 & 1u));
   const uint32_t normal = (rounded - rebias) >> 13;
-  const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);  // the sum rounds to 2**-24
+  // The sum is a multiple of 2**-24, one of the two around x; what it lacks is exact, and says whether it is the
+  // nearer.
+  const float sum = float_of(magnitude) + 0.5f;
+  const float lacks = float_of(magnitude) - (sum - 0.5f);
+  const uint32_t floor_or_ceil = bits_of(sum) - bits_of(0.5f);
+  const float tie = floor_or_ceil & 1u ? 0x1p-25f : 0x1.000002p-25f;  // an odd one leaves at half a step
+  const uint32_t subnormal = floor_or_ceil + (lacks >= tie ? 1u : 0u) - (lacks <= -tie ? 1u : 0u);
   const uint32_t half = magnitude > 0x7f800000u    ? 0x7e00u
                         : rounded >= too_large     ? 0x7c00u
                         : magnitude < least_normal ? subnormal

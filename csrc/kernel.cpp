@@ -21,14 +21,6 @@ static_assert(FLT_EVAL_METHOD == 0, "each operation must be rounded to its own t
 namespace rmsprop_fast::RMSPROP_FAST_ISA {
 namespace {
 
-inline float load(float x) { return x; }
-inline double load(double x) { return x; }
-inline void store(float& to, float x) { to = x; }
-inline void store(double& to, double x) { to = x; }
-
-template <class Stored>
-using Compute = decltype(load(Stored{}));
-
 inline float square_root(float x) { return sqrtf(x); }
 inline double square_root(double x) { return sqrt(x); }
 
@@ -39,13 +31,13 @@ inline int64_t magnitude(double x) { return __builtin_bit_cast(int64_t, x) & INT
 // The hyper-parameters of a step: computed in double and rounded once, here.
 template <class Real>
 struct Rounded {
-  Rounded(const Hyper& hyper, double rho_t, double multiplier_)
-      : multiplier(static_cast<Real>(multiplier_)),
+  Rounded(const Hyper& hyper, const Factors& factors)
+      : multiplier(static_cast<Real>(factors.multiplier)),
         clip_value(static_cast<Real>(hyper.clip_value)),
         weight_decay(static_cast<Real>(hyper.weight_decay)),
-        rho(static_cast<Real>(rho_t)),
-        one_minus_rho(static_cast<Real>(1 - rho_t)),
-        rho_one_minus_rho(static_cast<Real>(rho_t * (1 - rho_t))),
+        rho(static_cast<Real>(factors.rho)),
+        one_minus_rho(static_cast<Real>(1 - factors.rho)),
+        rho_one_minus_rho(static_cast<Real>(factors.rho * (1 - factors.rho))),
         eps(static_cast<Real>(hyper.eps)),
         eps_inside(hyper.eps_inside_sqrt ? eps : 0),
         eps_outside(hyper.eps_inside_sqrt ? 0 : eps),
@@ -78,13 +70,13 @@ struct ArrayOrOne {
 };
 
 // lr is inside the momentum buffer or outside; where it is not, there is 1.
-template <int with, class Param, class Grad, class Real, class Lr, class LrInside, class LrOutside>
-void update(Param* __restrict params, const Grad* __restrict grads, Real* __restrict means, Real* __restrict grad_means,
+template <int with, class Real, class Lr, class LrInside, class LrOutside>
+void update(Real* __restrict params, const Real* __restrict grads, Real* __restrict means, Real* __restrict grad_means,
             Real* __restrict buffers, Lr lr, LrInside lr_inside, LrOutside lr_outside, const Rounded<Real> h,
             std::size_t size) {
   for (std::size_t i = 0; i < size; ++i) {
-    Real p = load(params[i]);
-    Real g = load(grads[i]);
+    Real p = params[i];
+    Real g = grads[i];
     Real s = means[i];
     [[maybe_unused]] Real m = 0, b = 0;
     if constexpr (with & variant::centered) m = grad_means[i];
@@ -119,41 +111,86 @@ void update(Param* __restrict params, const Grad* __restrict grads, Real* __rest
       p = p - step_size * g;
     }
 
-    store(params[i], p);
+    params[i] = p;
     means[i] = s;
     if constexpr (with & variant::centered) grad_means[i] = m;
     if constexpr (with & variant::momentum) buffers[i] = b;
   }
 }
 
-template <class Param, class Grad, int with>
-void update_leaf(const Leaf& leaf, double multiplier, std::size_t begin, std::size_t end) {
-  using Real = Compute<Param>;
-  const auto at = [begin](auto* array) { return array ? array + begin : nullptr; };
-  Param* p = at(static_cast<Param*>(leaf.p));
-  const Grad* g = at(static_cast<const Grad*>(leaf.g));
-  Real* s = at(static_cast<Real*>(leaf.s));
-  Real* m = at(static_cast<Real*>(leaf.m));
-  Real* b = at(static_cast<Real*>(leaf.b));
-  const Rounded<Real> rounded(*leaf.hyper, leaf.rho_t, multiplier);
-  const auto run = [&](auto lr, auto lr_inside, auto lr_outside) {
-    update<with>(p, g, s, m, b, lr, lr_inside, lr_outside, rounded, end - begin);
-  };
+// Are numbers of this type computed with as they lie in memory?
+template <class Real>
+bool is_computed_in(Element element) {
+  return element == (sizeof(Real) == sizeof(float) ? Element::float32 : Element::float64);
+}
+
+template <class Half>
+inline void widen(const void* halves, std::size_t begin, std::size_t size, float* __restrict tile) {
+  const Half* from = static_cast<const Half*>(halves) + begin;
+  for (std::size_t i = 0; i < size; ++i) tile[i] = load(from[i]);
+}
+
+template <class Half>
+inline void narrow(const float* __restrict tile, void* halves, std::size_t begin, std::size_t size) {
+  Half* to = static_cast<Half*>(halves) + begin;
+  for (std::size_t i = 0; i < size; ++i) store(to[i], tile[i]);
+}
+
+// The numbers of an array from `begin` on in the compute type: those in memory, or halves widened into a tile.
+template <class Real>
+Real* numbers(void* array, Element element, std::size_t begin, std::size_t size, Real* tile) {
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    if (element == Element::float16) widen<Float16>(array, begin, size, tile);
+    if (element == Element::bfloat16) widen<Bfloat16>(array, begin, size, tile);
+  }
+  return is_computed_in<Real>(element) ? static_cast<Real*>(array) + begin : tile;
+}
+
+template <class Real, int with>
+void update_leaf(const Leaf& leaf, const Factors& factors, std::size_t begin, std::size_t end) {
+  const Rounded<Real> rounded(*leaf.hyper, factors);
   const bool inside = !(with & variant::momentum) || leaf.hyper->lr_in_momentum;
-  if constexpr (with & variant::lr_per_element) {
-    const Real* lr = at(static_cast<const Real*>(leaf.lr));
-    run(lr, ArrayOrOne<Real>(lr, inside), ArrayOrOne<Real>(lr, !inside));
-  } else {
-    const Everywhere<Real> lr{static_cast<Real>(leaf.lr_number)}, one{1};
-    run(lr, inside ? lr : one, inside ? one : lr);
+  const bool at_once = is_computed_in<Real>(leaf.element) && is_computed_in<Real>(leaf.grad_element);
+  alignas(64) Real p_tile[tile_size], g_tile[tile_size];
+  for (std::size_t size; begin < end; begin += size) {
+    size = at_once || end - begin < tile_size ? end - begin : tile_size;
+    const auto at = [begin](auto* array) { return array ? array + begin : nullptr; };
+    Real* const p = numbers(leaf.p, leaf.element, begin, size, p_tile);
+    const Real* const g = numbers(const_cast<void*>(leaf.g), leaf.grad_element, begin, size, g_tile);
+    Real* const s = at(static_cast<Real*>(leaf.s));
+    Real* const m = at(static_cast<Real*>(leaf.m));
+    Real* const b = at(static_cast<Real*>(leaf.b));
+    if constexpr (with & variant::lr_per_element) {
+      const Real* lr = at(static_cast<const Real*>(leaf.lr));
+      update<with>(p, g, s, m, b, lr, ArrayOrOne<Real>(lr, inside), ArrayOrOne<Real>(lr, !inside), rounded, size);
+    } else {
+      const Everywhere<Real> lr{static_cast<Real>(leaf.lr_number)}, one{1};
+      update<with>(p, g, s, m, b, lr, inside ? lr : one, inside ? one : lr, rounded, size);
+    }
+    if constexpr (sizeof(Real) == sizeof(float)) {
+      if (leaf.element == Element::float16) narrow<Float16>(p, leaf.p, begin, size);
+      if (leaf.element == Element::bfloat16) narrow<Bfloat16>(p, leaf.p, begin, size);
+    }
   }
 }
 
 // Sums of squares in double: element i belongs to lane i % 16, and lanes are added in halves.
 constexpr std::size_t lanes = 16;
 
+// In double the square of a float is exact, so that rounding once or twice makes no difference; where the processor has
+// FMA, it halves the time.
+template <class Real>
+inline double add_square(double sum, Real g) {
+  const double x = g;
+#if !defined(_MSC_VER) && (defined(__AVX512F__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA))
+  if constexpr (sizeof(Real) == sizeof(float)) return __builtin_fma(x, x, sum);
+#endif
+  return sum + x * x;
+}
+
 // A single stream is read no faster than it is asked for: without this, looking at gradients that are not in cache
-// takes up to a quarter longer (benchmarks/test_targets.py, test_family).
+// takes up to a quarter longer (benchmarks/test_targets.py, test_family). It also keeps GCC 12 from holding the sums
+// one by one in registers, which is scalar.
 inline void prefetch_ahead([[maybe_unused]] const void* address) {
 #ifndef _MSC_VER
   constexpr uintptr_t distance = 16 * 1024;
@@ -161,85 +198,66 @@ inline void prefetch_ahead([[maybe_unused]] const void* address) {
 #endif
 }
 
-// In double the square of a float is exact, so that rounding once or twice makes no difference; where the processor has
-// FMA, it halves the time. So it is for halves, but GCC 12 then leaves float16 scalar.
-template <class Stored>
-inline double add_square(double sum, Stored g) {
-  const double x = load(g);
-#if !defined(_MSC_VER) && (defined(__AVX512F__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA))
-  if constexpr (sizeof(Stored) == sizeof(float)) return __builtin_fma(x, x, sum);
-#endif
-  return sum + x * x;
-}
-
-template <class Stored>
-void add_rows(double* __restrict sums, const Stored* __restrict rows, std::size_t size) {
+// `rows` are the numbers that lie at `source` in memory.
+template <class Real>
+void add_rows(double* __restrict sums, const Real* __restrict rows, std::size_t size, const char* source,
+              std::size_t bytes) {
   for (std::size_t i = 0; i < size; i += lanes) {
-    prefetch_ahead(rows + i);
+    prefetch_ahead(source + i * bytes);
     for (std::size_t lane = 0; lane < lanes; ++lane) sums[lane] = add_square(sums[lane], rows[i + lane]);
   }
 }
 
-template <class Stored>
+template <class Real>
 double sum_of_squares(const Leaf& leaf, std::size_t begin, std::size_t end) {
-  const Stored* g = static_cast<const Stored*>(leaf.g) + begin;
-  const std::size_t size = end - begin;
-  const std::size_t whole = size / lanes * lanes;
-  Stored rest[lanes];
-  for (std::size_t lane = 0; lane < lanes; ++lane) rest[lane] = whole + lane < size ? g[whole + lane] : Stored{};
-
+  const std::size_t bytes = element_types[static_cast<int>(leaf.grad_element)].size;
   double sums[lanes] = {};
-  add_rows(sums, g, whole);
-  add_rows(sums, rest, lanes);
+  alignas(64) Real tile[tile_size];
+  for (std::size_t size; begin < end; begin += size) {
+    size = end - begin < tile_size ? end - begin : tile_size;
+    const Real* g = numbers(const_cast<void*>(leaf.g), leaf.grad_element, begin, size, tile);
+    const std::size_t rows = (size + lanes - 1) / lanes * lanes;
+    if (rows > size) {  // zeros change no sum
+      for (std::size_t i = 0; i < rows; ++i) tile[i] = i < size ? g[i] : Real{0};
+      g = tile;
+    }
+    add_rows(sums, g, rows, static_cast<const char*>(leaf.g) + begin * bytes, bytes);
+  }
   for (std::size_t half = lanes / 2; half > 0; half /= 2)
     for (std::size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
   return sums[0];
 }
 
-template <class Stored>
+template <class Real>
 double largest(const Leaf& leaf, std::size_t begin, std::size_t end) {
-  using Real = Compute<Stored>;
-  const Stored* g = static_cast<const Stored*>(leaf.g);
   auto most = magnitude(Real{0});
-  for (std::size_t i = begin; i < end; ++i) {
-    const auto bits = magnitude(load(g[i]));
-    most = bits > most ? bits : most;
+  alignas(64) Real tile[tile_size];
+  for (std::size_t size; begin < end; begin += size) {
+    size = end - begin < tile_size ? end - begin : tile_size;
+    const Real* g = numbers(const_cast<void*>(leaf.g), leaf.grad_element, begin, size, tile);
+    for (std::size_t i = 0; i < size; ++i) {
+      const auto bits = magnitude(g[i]);
+      most = bits > most ? bits : most;
+    }
   }
   return static_cast<double>(__builtin_bit_cast(Real, most));
 }
 
-// The kernels of parameters and gradients of these types.
-template <class Param, class Grad, int with = 0>
+template <class Real, int with = 0>
 constexpr void fill(Kernel* row) {
-  if constexpr (variant::exists(with)) row[with] = update_leaf<Param, Grad, with>;
-  if constexpr (with + 1 < variant::count) fill<Param, Grad, with + 1>(row);
-}
-
-template <class Grad>
-constexpr void reduce(KernelTable& table, int element) {
-  table.sum_of_squares[element] = sum_of_squares<Grad>;
-  table.largest[element] = largest<Grad>;
+  if constexpr (variant::exists(with)) row[with] = update_leaf<Real, with>;
+  if constexpr (with + 1 < variant::count) fill<Real, with + 1>(row);
 }
 
 constexpr KernelTable make_table() {
   KernelTable table{.name = RMSPROP_FAST_ISA_NAME,
                     .update = {},
-                    .sum_of_squares = {},
-                    .largest = {},
+                    .sum_of_squares = {sum_of_squares<float>, sum_of_squares<double>},
+                    .largest = {largest<float>, largest<double>},
                     .move_streams = move_streams,
                     .divide_and_root = divide_and_root};
-  constexpr int f32 = static_cast<int>(Element::float32), f64 = static_cast<int>(Element::float64);
-  constexpr int f16 = static_cast<int>(Element::float16), bf16 = static_cast<int>(Element::bfloat16);
-  fill<float, float>(table.update[f32][f32]);
-  fill<float, Float16>(table.update[f32][f16]);
-  fill<float, Bfloat16>(table.update[f32][bf16]);
-  fill<double, double>(table.update[f64][f64]);
-  fill<Float16, Float16>(table.update[f16][f16]);
-  fill<Bfloat16, Bfloat16>(table.update[bf16][bf16]);
-  reduce<float>(table, f32);
-  reduce<double>(table, f64);
-  reduce<Float16>(table, f16);
-  reduce<Bfloat16>(table, bf16);
+  fill<float>(table.update[static_cast<int>(Element::float32)]);
+  fill<double>(table.update[static_cast<int>(Element::float64)]);
   return table;
 }
 

@@ -1,4 +1,4 @@
-// What a kernel is: the leaf it works on, its signature, and the table that one instruction set offers.
+// What a kernel is: its signature, its variants, and the table that one instruction set offers.
 //
 // Plain data only: this header is compiled for every instruction set, and an inline function in it could end up as the
 // AVX-512 copy for everyone.
@@ -6,34 +6,22 @@
 
 #include <cstddef>
 
-#include "hyper.hpp"
+#include "leaf.hpp"
 
 namespace rmsprop_fast {
 
-enum class Element { float32, float64, float16, bfloat16 };
-constexpr int element_types = 4;
-
-// One parameter array with all that belongs to it. The arrays are dense, share one memory order and do not overlap, so
-// a kernel sees them as `size` elements in a row. Null: this state has no such array.
-//
-// p and g are of their element types; the other arrays are of the compute type, float64 for float64 and float32 else.
-struct Leaf {
-  void* p = nullptr;         // parameters, updated in place
-  const void* g = nullptr;   // gradients
-  void* s = nullptr;         // running mean of the squared gradient, or its variance with `m`; updated in place
-  void* m = nullptr;         // centered: running mean of the gradient, updated in place
-  void* b = nullptr;         // momentum buffer, updated in place
-  const void* lr = nullptr;  // learning rates of each element; null: `lr_number` is everybody's
-  double lr_number = 0;
-  std::size_t size = 0;
-  Element element = Element::float32;
-  Element grad_element = Element::float32;
-  const Hyper* hyper = nullptr;  // may be those of many leaves
-  double rho_t = 0;              // what stands for rho in the step to come
+// What a step asks of a kernel besides the hyper-parameters of the leaf.
+struct Factors {
+  double multiplier;  // of the gradients
+  double rho;         // what stands for rho in this step
 };
 
-// Updates the elements [begin, end) of a leaf, the gradients of which it multiplies by `multiplier` first.
-using Kernel = void (*)(const Leaf& leaf, double multiplier, std::size_t begin, std::size_t end);
+// Arrays that are not in their compute type pass through tiles of this many elements: few enough for conversions to
+// overlap with the arithmetic of the tile before. Work is cut at multiples of it.
+constexpr std::size_t tile_size = 128;
+
+// Updates the elements [begin, end) of a leaf.
+using Kernel = void (*)(const Leaf& leaf, const Factors& factors, std::size_t begin, std::size_t end);
 
 // What the gradients [begin, end) of a leaf come to.
 using Reduction = double (*)(const Leaf& leaf, std::size_t begin, std::size_t end);
@@ -56,12 +44,12 @@ constexpr bool exists(int with) {
 }
 }  // namespace variant
 
-// The kernels of one instruction set. Null: no kernel for parameters and gradients of these types.
+// The kernels of one instruction set, by compute type. Null: no such variant.
 struct KernelTable {
   const char* name;
-  Kernel update[element_types][element_types][variant::count];  // [parameters][gradients][variant]
-  Reduction sum_of_squares[element_types];
-  Reduction largest[element_types];  // of the absolute values; NaN if there is one
+  Kernel update[compute_types][variant::count];
+  Reduction sum_of_squares[compute_types];
+  Reduction largest[compute_types];  // of the absolute values; NaN if there is one
   // What bounds an update of float32; with passes over the elements in the place of the multiplier.
   Kernel move_streams, divide_and_root;
 };

@@ -20,18 +20,18 @@ inline void move(float* __restrict params, const float* __restrict grads, float*
   }
 }
 
-void move_streams(const Leaf& leaf, double passes, std::size_t begin, std::size_t end) {
-  for (double pass = 0; pass < passes; ++pass)
+void move_streams(const Leaf& leaf, const Factors& factors, std::size_t begin, std::size_t end) {
+  for (double pass = 0; pass < factors.multiplier; ++pass)
     move(static_cast<float*>(leaf.p) + begin, static_cast<const float*>(leaf.g) + begin,
          static_cast<float*>(leaf.s) + begin, end - begin);
 }
 
 // As many divisions and roots as elements, on numbers that never leave the processor.
-void divide_and_root(const Leaf&, double passes, std::size_t begin, std::size_t end) {
+void divide_and_root(const Leaf&, const Factors& factors, std::size_t begin, std::size_t end) {
   constexpr std::size_t lanes = 128;  // several vectors, as one would wait for its own last result
   float numbers[lanes];
   for (std::size_t lane = 0; lane < lanes; ++lane) numbers[lane] = 1 + static_cast<float>(lane);
-  const double count = passes * static_cast<double>(end - begin);
+  const double count = factors.multiplier * static_cast<double>(end - begin);
   for (double done = 0; done < count; done += lanes)
     for (std::size_t lane = 0; lane < lanes; ++lane) numbers[lane] = 0.01f / (sqrtf(numbers[lane]) + 1e-8f);
   for (const float number : numbers) {

@@ -7,20 +7,9 @@
 #include <span>
 #include <utility>
 
-#include "kernel.hpp"
+#include "leaf.hpp"
 
 namespace rmsprop_fast {
-
-// Of one element, in bytes; memory is aligned to it.
-constexpr std::size_t size_of(Element element) {
-  if (element == Element::float64) return 8;
-  return element == Element::float32 ? 4 : 2;
-}
-
-// What parameters are computed in, and what is kept between steps for them.
-constexpr Element compute_type(Element element) {
-  return element == Element::float64 ? Element::float64 : Element::float32;
-}
 
 using Numbers = std::span<const std::int64_t>;
 

@@ -1,5 +1,5 @@
-// The Python module rmsprop_fast._core. Follow one call from `step` below: buffers -> parallel -> kernel; or from
-// `step_groups`, for PyTorch: param_groups -> parallel -> kernel.
+// The Python module rmsprop_fast._core. Follow one call from `step` below: buffers -> step -> kernel; or from
+// `step_groups`, for PyTorch: param_groups -> step -> kernel.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -15,9 +15,12 @@
 #include "cpus.hpp"
 #include "dispatch.hpp"
 #include "docs.hpp"
-#include "parallel.hpp"
+#include "openmp.hpp"
 #include "param_groups.hpp"
 #include "state.hpp"
+#include "step.hpp"
+#include "threads.hpp"
+#include "workers.hpp"
 
 namespace rmsprop_fast {
 namespace {
@@ -37,14 +40,14 @@ void take_interpreter_lock(PyThreadState* thread) {
   }
 }
 
-bool run(const parallel::Work& work) {
+Outcome step_unlocked(const Work& work) {
   PyThreadState* const thread = work.elements >= large_work ? PyEval_SaveThread() : nullptr;
-  const bool done = parallel::run(work);
+  const Outcome outcome = step(work);
   if (thread) take_interpreter_lock(thread);
-  return done;
+  return outcome;
 }
 
-void step(py::handle params, py::handle grads, py::handle state_object) {
+void step_arrays(py::handle params, py::handle grads, py::handle state_object) {
   static const py::detail::type_info* const type = py::detail::get_type_info(typeid(State));  // found once
   if (Py_TYPE(state_object.ptr()) != type->type)                                              // which is final
     throw py::type_error(std::string("state: expected a rmsprop_fast.State, got ") +
@@ -56,8 +59,7 @@ void step(py::handle params, py::handle grads, py::handle state_object) {
   Buffers& buffers = state.buffers();
   const auto held = buffers.bind(params, grads);  // every check; nothing has been written so far
   state.begin_step();
-  state.end_step(
-      run({buffers.leaves(), buffers.elements(), dispatch::kernels(), state.gradient(), parallel::threads()}));
+  state.end_step(step_unlocked({buffers.leaves(), buffers.elements(), state.gradient(), dispatch::kernels()}));
 }
 
 // What bounds a step of these float32 arrays, `passes` times, in the shares that a step's threads would have.
@@ -66,7 +68,7 @@ void run_limit(py::handle params, py::handle grads, State& state, bool memory, d
   Buffers& buffers = state.buffers();
   const auto held = buffers.bind(params, grads);
   KernelTable only = dispatch::kernels();
-  for (auto& update : only.update[static_cast<int>(Element::float32)][static_cast<int>(Element::float32)])
+  for (Kernel& update : only.update[static_cast<int>(Element::float32)])
     update = memory ? only.move_streams : only.divide_and_root;
   Hyper hyper;
   hyper.unclipped_multiplier = passes;
@@ -76,7 +78,7 @@ void run_limit(py::handle params, py::handle grads, State& state, bool memory, d
       throw py::type_error("_run_limit: expected float32 arrays");
     leaf.hyper = &hyper;
   }
-  run({leaves, buffers.elements(), only, state.gradient(), parallel::threads()});
+  step_unlocked({leaves, buffers.elements(), state.gradient(), only});
 }
 
 // A step of a torch optimizer, of all its groups.
@@ -85,8 +87,8 @@ void step_groups(ParamGroups& groups, const py::list& param_groups, const py::di
   const InUse in_use(groups.in_use(), "optimizer");
   const auto held = groups.bind(param_groups, tensor_state, fit, norm);  // every check; nothing has been written so far
   groups.begin_step();
-  groups.end_step(run({groups.leaves(), groups.elements(), dispatch::kernels(), groups.gradient(),
-                       std::clamp(threads, 1, parallel::threads()), groups.norm()}));
+  groups.end_step(step_unlocked({groups.leaves(), groups.elements(), groups.gradient(), dispatch::kernels(),
+                                 Pool::openmp, std::max(threads, 1), groups.norm()}));
 }
 
 // `step` by the interpreter's own calling convention: pybind11's takes longer than a step of 64 elements.
@@ -108,7 +110,7 @@ PyObject* call_step(PyObject*, PyObject* const* arguments, Py_ssize_t positional
     return nullptr;
   }
   try {
-    step(values[0], values[1], values[2]);
+    step_arrays(values[0], values[1], values[2]);
     Py_RETURN_NONE;
   } catch (...) {
     py::detail::try_translate_exceptions();
@@ -117,18 +119,18 @@ PyObject* call_step(PyObject*, PyObject* const* arguments, Py_ssize_t positional
 }
 
 void set_num_threads(py::handle count) {
-  if (count.is_none()) return parallel::set_threads(parallel::default_threads);
+  if (count.is_none()) return threads::set_most(threads::automatic);
   const std::int64_t number = integer(count, 0);
-  if (number < 1 || number > parallel::most_threads)
-    throw py::value_error("num_threads: expected None or an integer from 1 to " +
-                          std::to_string(parallel::most_threads) + ", got " + quote(count));
-  parallel::set_threads(static_cast<int>(number));
+  if (number < 1 || number > threads::highest)
+    throw py::value_error("num_threads: expected None or an integer from 1 to " + std::to_string(threads::highest) +
+                          ", got " + quote(count));
+  threads::set_most(static_cast<int>(number));
 }
 
 py::dict info() {
   using namespace py::literals;
   return py::dict("version"_a = RMSPROP_FAST_VERSION, "kernel"_a = dispatch::kernel_name(),
-                  "kernels"_a = dispatch::kernel_names(), "threads"_a = parallel::threads(),
+                  "kernels"_a = dispatch::kernel_names(), "threads"_a = threads::most(),
 #ifdef _OPENMP
                   "openmp"_a = std::to_string(_OPENMP),
 #else
@@ -145,7 +147,8 @@ PYBIND11_MODULE(_core, m) {
   using py::arg, py::kw_only;
 
   dispatch::select_from_environment();
-  parallel::prepare();
+  openmp::prepare();
+  workers::prepare();
 
   py::options pybind11_options;
   pybind11_options.disable_function_signatures();  // docs.hpp gives them in the form that inspect.signature reads
@@ -202,14 +205,14 @@ PYBIND11_MODULE(_core, m) {
   m.def("kernels", &dispatch::kernel_names, docs::kernels);
   m.def("get_kernel", &dispatch::kernel_name, docs::get_kernel);
   m.def("set_kernel", &dispatch::select, docs::set_kernel, arg("name"));
-  m.def("get_num_threads", &parallel::threads, docs::get_num_threads);
+  m.def("get_num_threads", &threads::most, docs::get_num_threads);
   m.def("set_num_threads", &set_num_threads, docs::set_num_threads, arg("num_threads"));
   m.def("info", &info, docs::info);
   m.attr("__version__") = RMSPROP_FAST_VERSION;
 
   // For tests and benchmarks: small work in chunks, what bounds a step, other machines' limits.
-  m.def("_share", &parallel::share);
-  m.def("_set_share", &parallel::set_share, arg("least"));
+  m.def("_share", &threads::share);
+  m.def("_set_share", &threads::set_share, arg("least"));
   m.def("_run_limit", &run_limit, arg("params"), arg("grads"), arg("state"), arg("memory"), arg("passes"));
-  m.def("_usable_cpus", &usable_cpus, arg("root"));
+  m.def("_usable_cpus", py::overload_cast<const std::string&>(&usable_cpus), arg("root"));
 }

@@ -271,8 +271,7 @@ bool ParamGroups::append(Member& member) {
   if (!has_layout(gradient) || (member.is_negated && !member.is_fitted)) return false;
   leaf.g = gradient->data;
   leaf.grad_element = gradient->element;
-  const bool is_half = gradient->element == Element::float16 || gradient->element == Element::bfloat16;
-  if (leaf.grad_element != leaf.element && !(leaf.element == Element::float32 && is_half)) return false;
+  if (!takes_gradient(leaf.element, leaf.grad_element)) return false;
 
   std::array<void*, parts> now = {};
   now[p] = leaf.p;
@@ -292,7 +291,7 @@ bool ParamGroups::append(Member& member) {
   const double steps =
       count->element == Element::float64 ? *static_cast<double*>(count->data) : *static_cast<float*>(count->data);
   if (!(steps >= 0)) return false;
-  leaf.rho_t = rho_in_step(hyper, steps + 1);
+  leaf.steps = steps;
 
   if (!member.is_fitted && now != member.seen) return false;
   if (leaf.element != Element::float64 && !group.refusal.empty()) throw py::value_error(group.refusal);
@@ -397,13 +396,12 @@ void ParamGroups::begin_step() {
   if (!may_skip()) count_step();
 }
 
-void ParamGroups::end_step(bool done) {
-  if (!done)
+void ParamGroups::end_step(const Outcome& outcome) {
+  if (!outcome.is_taken)
     ++skipped;
   else if (may_skip())
     count_step();
-  grad_norm.reset();
-  if (!leaves_.empty() && leaves_[0].hyper->needs_gradient) grad_norm = gradient_.norm();
+  grad_norm = outcome.grad_norm;
 }
 
 }  // namespace rmsprop_fast

@@ -17,6 +17,7 @@
 #include "in_use.hpp"
 #include "memory.hpp"
 #include "options.hpp"
+#include "step.hpp"
 
 namespace rmsprop_fast {
 
@@ -53,7 +54,7 @@ class ParamGroups {
 
   // To be called before a step, and with what came of it after.
   void begin_step();
-  void end_step(bool done);
+  void end_step(const Outcome& outcome);
 
   std::int64_t skipped = 0;
   std::optional<double> grad_norm;

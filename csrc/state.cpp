@@ -47,15 +47,13 @@ State::State(py::handle params, const py::dict& hyper) : buffers_(params) {
 }
 
 void State::begin_step() {
-  const double rho_t = rho_in_step(hyper_, static_cast<double>(steps_) + 1);
-  for (Leaf& leaf : buffers_.leaves()) leaf.rho_t = rho_t;
+  for (Leaf& leaf : buffers_.leaves()) leaf.steps = static_cast<double>(steps_);
 }
 
-void State::end_step(bool done) {
-  std::int64_t& count = done ? steps_ : skipped_;
+void State::end_step(const Outcome& outcome) {
+  std::int64_t& count = outcome.is_taken ? steps_ : skipped_;
   if (count < std::numeric_limits<std::int64_t>::max()) ++count;
-  grad_norm_.reset();
-  if (hyper_.needs_gradient) grad_norm_ = gradient_.norm();
+  grad_norm_ = outcome.grad_norm;
 }
 
 py::object State::kept(void* Leaf::* member) const {

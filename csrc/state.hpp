@@ -14,6 +14,7 @@
 #include "hyper.hpp"
 #include "in_use.hpp"
 #include "options.hpp"
+#include "step.hpp"
 
 namespace rmsprop_fast {
 
@@ -28,7 +29,7 @@ class State {
 
   // To be called before a step, and with what came of it after.
   void begin_step();
-  void end_step(bool done);
+  void end_step(const Outcome& outcome);
 
   // The attributes in Python.
   py::object s() const;

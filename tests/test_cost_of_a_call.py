@@ -231,14 +231,6 @@ def test_a_step_allocates_nothing(arrays: dict[str, Cost]) -> None:
 
 
 @has_openmp
-def test_a_tree_is_one_parallel_region(arrays: dict[str, Cost]) -> None:
-    """Also where all threads need the norm of all leaves before the first write."""
-    assert arrays["tree"].parallel_regions == 0
-    assert arrays["tree, threads"].parallel_regions == 1
-    assert arrays["tree, options, threads"].parallel_regions == 1
-
-
-@has_openmp
 def test_all_groups_of_tensors_are_one_parallel_region(tensors: dict[str, Cost]) -> None:
     assert tensors["one group"].parallel_regions == 0
     assert tensors["groups, threads"].parallel_regions == 1

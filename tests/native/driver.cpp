@@ -11,7 +11,10 @@
 #include <vector>
 
 #include "dispatch.hpp"
-#include "parallel.hpp"
+#include "openmp.hpp"
+#include "step.hpp"
+#include "threads.hpp"
+#include "workers.hpp"
 
 namespace {
 
@@ -50,8 +53,7 @@ struct Arrays {
             .size = p.size(),
             .element = element,
             .grad_element = element,
-            .hyper = &hyper,
-            .rho_t = hyper.rho};
+            .hyper = &hyper};
   }
 
   void write_all() const {
@@ -81,12 +83,13 @@ int main() {
   const Arrays<std::uint16_t, float> halves(size, Element::float16);
   const Arrays<std::uint16_t, float> brains(size, Element::bfloat16);
 
-  parallel::prepare();
-  parallel::set_share(0);
+  openmp::prepare();
+  workers::prepare();
+  threads::set_share(1);
   for (const std::string& name : dispatch::kernel_names()) {
     dispatch::select(name);
     for (const int threads : {1, 2, 3, 7}) {
-      parallel::set_threads(threads);
+      threads::set_most(threads);
       auto s = singles;
       auto d = doubles;
       auto h = halves;
@@ -96,7 +99,7 @@ int main() {
                                      b.leaf(hyper, lr_per_element, lr_number)};
       Gradient gradient;
       gradient.prepare(leaves);
-      parallel::run({leaves, 4 * size, dispatch::kernels(), gradient, threads});
+      step({leaves, 4 * size, gradient, dispatch::kernels(), threads % 2 == 0 ? Pool::openmp : Pool::own});
       std::fprintf(stderr, "%s %d\n", name.c_str(), threads);
       s.write_all();
       d.write_all();

@@ -1,0 +1,42 @@
+// A leaf: one parameter array with all that belongs to it.
+#pragma once
+
+#include <cstddef>
+
+#include "elements.hpp"
+#include "hyper.hpp"
+
+namespace rmsprop_fast {
+
+// The arrays are dense, share one memory order and do not overlap, so a kernel sees them as `size` elements in a row.
+// p and g are of their element types, the others of the compute type. Null: this state has no such array.
+struct Leaf {
+  void* p = nullptr;         // parameters, updated in place
+  const void* g = nullptr;   // gradients
+  void* s = nullptr;         // running mean of the squared gradient, or its variance with `m`; updated in place
+  void* m = nullptr;         // centered: running mean of the gradient, updated in place
+  void* b = nullptr;         // momentum buffer, updated in place
+  const void* lr = nullptr;  // learning rates of each element; null: `lr_number` is everybody's
+  double lr_number = 0;
+  std::size_t size = 0;
+  Element element = Element::float32;
+  Element grad_element = Element::float32;
+  const Hyper* hyper = nullptr;  // may be those of many leaves
+  double steps = 0;              // that were taken before this one
+};
+
+// An array that is kept between steps, if the hyper-parameters ask for it.
+struct KeptArray {
+  void* Leaf::* member;
+  const char* name;
+  const char* torch_name;
+  bool (*is_used)(const Hyper& hyper);
+  double Hyper::* initial;  // what it starts at; null: 0
+};
+constexpr KeptArray kept_arrays[] = {
+    {&Leaf::s, "s", "square_avg", [](const Hyper& hyper) { return !hyper.centered; }, &Hyper::initial_s},
+    {&Leaf::s, "variance", "variance", [](const Hyper& hyper) { return hyper.centered; }, &Hyper::initial_s},
+    {&Leaf::m, "grad_avg", "grad_avg", [](const Hyper& hyper) { return hyper.centered; }, nullptr},
+    {&Leaf::b, "momentum_buffer", "momentum_buffer", [](const Hyper& hyper) { return hyper.momentum > 0; }, nullptr}};
+
+}  // namespace rmsprop_fast

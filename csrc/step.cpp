@@ -1,0 +1,114 @@
+#include "step.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <thread>
+
+#include "openmp.hpp"
+#include "pieces.hpp"
+#include "threads.hpp"
+#include "workers.hpp"
+
+namespace rmsprop_fast {
+namespace {
+
+bool needs_gradient(const Work& work) { return !work.leaves.empty() && work.leaves.front().hyper->needs_gradient; }
+
+void sum_up(const Work& work, Walk& walk, std::size_t begin, std::size_t end) {
+  walk.parts(begin, end, [&](std::size_t index, const Leaf& leaf, std::size_t from, std::size_t to) {
+    work.gradient.sum_up(index, leaf, work.kernels, from, to);
+  });
+}
+
+// False if the step is to be skipped.
+bool conclude(const Work& work) {
+  if (work.norm)
+    work.gradient.conclude(work.leaves, *work.norm);
+  else
+    work.gradient.conclude(work.leaves, work.kernels);
+  return !work.leaves.front().hyper->skip_nonfinite || work.gradient.is_finite();
+}
+
+void update(const Work& work, Walk& walk, std::size_t begin, std::size_t end) {
+  walk.parts(begin, end, [&](std::size_t index, const Leaf& leaf, std::size_t from, std::size_t to) {
+    int with = leaf.hyper->variant;
+    if (leaf.lr) with |= variant::options | variant::lr_per_element;
+    if (leaf.m) with |= variant::centered;
+    if (leaf.b) with |= variant::momentum;
+    const Factors factors{
+        leaf.hyper->needs_gradient ? work.gradient.multiplier(index) : leaf.hyper->unclipped_multiplier,
+        rho_in_step(*leaf.hyper, leaf.steps + 1)};
+    work.kernels.update[static_cast<int>(compute_type(leaf.element))][with](leaf, factors, from, to);
+  });
+}
+
+std::size_t whole_tiles(const Work& work) {
+  std::size_t sum = 0;
+  for (const Leaf& leaf : work.leaves) sum += Walk::in_tiles(leaf.size);
+  return sum;
+}
+
+bool run_serially(const Work& work) {
+  constexpr auto all = static_cast<std::size_t>(-1);
+  if (needs_gradient(work)) {
+    if (Walk walk(work.leaves); !work.norm) sum_up(work, walk, 0, all);
+    if (!conclude(work)) return false;
+  }
+  Walk walk(work.leaves);
+  update(work, walk, 0, all);
+  return true;
+}
+
+// When the last piece of the gradient is summed up, whoever did it concludes, and all go on.
+bool run_on_threads(const Work& work, int seats, int threads) {
+  if (work.norm && needs_gradient(work) && !conclude(work)) return false;
+  thread_local Pieces of_sums, of_updates;  // a caller's own, so that a step allocates nothing
+  Pieces &sums = of_sums, &updates = of_updates;
+  const std::size_t tiles = whole_tiles(work);
+  updates.share_out(tiles, seats);
+  std::atomic<std::size_t> unfinished = 0;  // sums, and the conclusion
+  bool goes_on = true;
+  if (needs_gradient(work) && !work.norm) {
+    sums.share_out(tiles, seats);
+    unfinished = sums.count() + 1;
+  }
+
+  const auto take_seat = [&](int seat) {
+    if (unfinished.load(std::memory_order_acquire) > 0) {
+      Walk walk(work.leaves);
+      sums.take(seat, [&](std::size_t begin, std::size_t end) {
+        sum_up(work, walk, begin, end);
+        if (unfinished.fetch_sub(1, std::memory_order_acq_rel) > 2) return;
+        goes_on = conclude(work);
+        unfinished.store(0, std::memory_order_release);
+      });
+      while (unfinished.load(std::memory_order_acquire) > 0) std::this_thread::yield();
+    }
+    if (!goes_on) return;
+    Walk walk(work.leaves);
+    updates.take(seat, [&](std::size_t begin, std::size_t end) { update(work, walk, begin, end); });
+  };
+  if (work.pool == Pool::openmp && openmp::can_run(threads)) {
+    const auto take_part = [&](int thread) {
+      if (thread < seats) take_seat(thread);
+    };
+    openmp::run(threads, std::ref(take_part));
+  } else {
+    workers::run(seats, std::ref(take_seat));
+  }
+  return goes_on;
+}
+
+}  // namespace
+
+Outcome step(const Work& work) {
+  const int seats = threads::for_step(work.elements, work.most_threads);
+  const bool is_taken =
+      seats == 1 ? run_serially(work) : run_on_threads(work, seats, std::min(threads::most(), work.most_threads));
+  Outcome outcome{is_taken, {}};
+  if (needs_gradient(work)) outcome.grad_norm = work.gradient.norm();
+  return outcome;
+}
+
+}  // namespace rmsprop_fast

@@ -381,10 +381,23 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"jac": lambda x: None}, TypeError, "jac: expected real numbers, got None"),
     ({"jac": lambda x: x * 1j}, TypeError, "jac: expected real numbers, got array"),
     ({"jac": lambda x: [[1], [1, 2]]}, TypeError, "jac: expected real numbers, got [[1], [1, 2]]"),
+    ({"fun": lambda x: np.ma.masked}, TypeError, "fun: expected numbers without a mask, got MaskedConstant"),
+    ({"fun": lambda x: np.ma.array([1.0])}, TypeError, "fun: expected numbers without a mask, got MaskedArray"),
+    ({"fun": lambda x: np.ma.masked, "jac": None}, TypeError, "fun: expected numbers without a mask, got Masked"),
+    (
+        {"fun": lambda x: (1, np.ma.array(x)), "jac": True},
+        TypeError,
+        "fun: expected numbers without a mask, got Masked",
+    ),
+    ({"fun": lambda x: (np.ma.masked, x), "jac": True}, TypeError, "fun: expected numbers without a mask, got Masked"),
+    ({"jac": lambda x: np.ma.array(x, mask=True)}, TypeError, "jac: expected numbers without a mask, got MaskedArr"),
+    ({"jac": lambda x: [1.0, np.ma.masked]}, TypeError, "jac: expected numbers without a mask, got MaskedConstant"),
     ({"jac": True, "fun": lambda x: (1, [1])}, ValueError, "fun: expected a gradient of shape (2,), got shape (1,)"),
     ({"x0": [1j]}, TypeError, "x0: expected real numbers, got [1j]"),
     ({"x0": "abc"}, TypeError, "x0: expected real numbers, got 'abc'"),
     ({"x0": None}, TypeError, "x0: expected real numbers, got None"),
+    ({"x0": np.ma.array([1.0, 2.0])}, TypeError, "x0: expected numbers without a mask, got MaskedArray"),
+    ({"x0": (1.0, np.ma.array(2.0, mask=True))}, TypeError, "x0: expected numbers without a mask, got MaskedArray"),
     ({"x0": [[1.0, 2.0]]}, ValueError, "x0: expected one dimension, got shape (1, 2)"),
     ({"x0": [1.0, np.nan]}, ValueError, "x0: expected finite numbers, got [ 1. nan]"),
     ({"lr": np.array([0.1, 0.2])}, TypeError, "lr: expected a finite number of at least 0, got array([0.1, 0.2])"),
@@ -412,6 +425,22 @@ def test_refusals(wrong: dict[str, Any], error: type[Exception], message: str) -
     with pytest.raises(error) as caught:
         minimize(**{"fun": square, "x0": [1.0, 2.0], "jac": square_der, **wrong})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["fun", "jac"])
+@pytest.mark.parametrize("pair", [True, False])
+def test_masks_are_refused_by_scipy(name: str, pair: bool) -> None:
+    """All but that of x0, which SciPy drops."""
+
+    def fun(x: Any) -> Any:
+        return np.ma.masked if name == "fun" else square(x)
+
+    def jac(x: Any) -> Any:
+        return np.ma.array(x, mask=[False, True]) if name == "jac" else x
+
+    objective: Any = (lambda x: (fun(x), jac(x))) if pair else fun
+    with pytest.raises(TypeError, match=rf"^{name}: expected numbers without a mask"):
+        by_scipy(objective, [1.0, 2.0], jac=True if pair else jac)
 
 
 @pytest.mark.parametrize("name", ["hess", "hessp", "bounds", "constraints"])

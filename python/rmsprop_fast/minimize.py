@@ -55,7 +55,8 @@ def minimize(
     fun : callable
         ``fun(x, *args)`` returns the objective, one real number. Its x is a copy, to keep or to change.
     x0 : array_like
-        The start, one-dimensional or a single number, real and finite. It is copied to float64.
+        The start, one-dimensional or a single number, real and finite. It is copied to float64. A
+        masked array is refused, as it is from fun and jac; called by SciPy, x0 has lost its mask before we see it.
     args : tuple, default ()
         Further arguments of fun and jac. Anything but a tuple counts as one argument.
     jac : callable, True, '2-point' or None, default None
@@ -241,8 +242,18 @@ def minimize(
     )
 
 
+def _refuse_masks(name: str, value: Any) -> None:
+    """Raise TypeError for a masked array, also inside a list: NumPy would drop its mask in silence."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected numbers without a mask, got {type(value).__name__}")
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _refuse_masks(name, item)
+
+
 def _real_number(value: Any) -> float:
     """Return what fun returned as a float; arrays of one element count as their element, as in SciPy."""
+    _refuse_masks("fun", value)
     try:
         return float(np.asarray(value).item())
     except (TypeError, ValueError):
@@ -251,6 +262,7 @@ def _real_number(value: Any) -> float:
 
 def _real_array(name: str, value: Any) -> NDArray[np.float64]:
     """Return a float64 copy, a single number as an array of one element."""
+    _refuse_masks(name, value)
     try:
         array = np.atleast_1d(np.asarray(value))
         if array.dtype.kind not in "biuf":

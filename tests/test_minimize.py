@@ -466,6 +466,9 @@ def test_nothing_of_the_callers_changes_and_nothing_of_ours_can_be_changed(run: 
     assert not np.shares_memory(result.jac, gradient)
 
 
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
 REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"fun": 3}, TypeError, "fun: expected a function, got 3"),
     ({"fun": lambda x: None}, TypeError, "fun: expected one real number, got None"),
@@ -495,6 +498,7 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"jac": True, "fun": lambda x: (1, [1])}, ValueError, "fun: expected a gradient of shape (2,), got shape (1,)"),
     ({"x0": [1j]}, TypeError, "x0: expected real numbers, got [1j]"),
     ({"x0": "abc"}, TypeError, "x0: expected real numbers, got 'abc'"),
+    ({"x0": CYCLE}, TypeError, "x0: expected real numbers, got [[...]]"),
     ({"x0": None}, TypeError, "x0: expected real numbers, got None"),
     ({"x0": np.ma.array([1.0, 2.0])}, TypeError, "x0: expected numbers without a mask, got MaskedArray"),
     ({"x0": (1.0, np.ma.array(2.0, mask=True))}, TypeError, "x0: expected numbers without a mask, got MaskedArray"),

@@ -272,11 +272,9 @@ def minimize(
 
 def _refuse_masks(name: str, value: Any) -> None:
     """Raise TypeError for a masked array, also inside a list: NumPy would drop its mask in silence."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected numbers without a mask, got {type(value).__name__}")
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            _refuse_masks(name, item)
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(item, np.ma.MaskedArray):
+            raise TypeError(f"{name}: expected numbers without a mask, got {type(item).__name__}")
 
 
 def _real_number(value: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import rmsprop_fast as rf
 from rmsprop_fast.__main__ import main
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 # https://www.itl.nist.gov/div898/strd/lls/data/LINKS/v-Norris.shtml
@@ -256,6 +258,82 @@ def test_a_bare_installation_says_what_is_missing(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "pip install 'rmsprop_fast[cli]'" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["full.png", "full.pdf"])
+def test_a_plot_that_does_not_fit_on_the_disk(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/dev/full")
+    command = [sys.executable, "-m", "rmsprop_fast", "fit", "--plot", str(tmp_path / name)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "rmsprop-fast: --plot: [Errno 28] No space left on device\n"
+
+
+def into_a_closed_pipe() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def into_a_full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+nowhere = pytest.mark.parametrize(
+    ("stdout", "ending"),
+    [(into_a_closed_pipe, (1, "")), (into_a_full_disk, (1, "rmsprop-fast: stdout: No space left on device\n"))],
+)
+
+
+def ending_of(stdout: Callable[[], int], *command: str, unbuffered: str = "") -> tuple[int, str]:
+    """Return exit code and stderr of a Python command that prints to a new file descriptor."""
+    descriptor = stdout()
+    try:
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        result = subprocess.run(
+            [sys.executable, *command],
+            stdout=descriptor,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            check=False,
+        )
+    finally:
+        os.close(descriptor)
+    return result.returncode, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "unbuffered"),
+    [
+        *((command, "") for command in ("fit", "fit --json", "info", "family keras", "--help", "fit -h", "--version")),
+        ("fit", "1"),
+        ("--help", "1"),
+    ],
+)
+@nowhere
+def test_a_stdout_that_cannot_be_written_ends_in_no_traceback(
+    command: str, unbuffered: str, stdout: Callable[[], int], ending: tuple[int, str]
+) -> None:
+    """Unbuffered, the error comes at the write; else at the flush."""
+    assert ending_of(stdout, "-m", "rmsprop_fast", *command.split(), unbuffered=unbuffered) == ending
+
+
+@nowhere
+def test_bench_writes_its_files_when_nobody_reads_stdout(
+    tmp_path: Path, stdout: Callable[[], int], ending: tuple[int, str]
+) -> None:
+    code = """if True:
+        import sys
+        from rmsprop_fast.__main__ import main
+        from rmsprop_fast.bench.suite import Suite
+        Suite.tasks = lambda self: ()
+        sys.exit(main(["bench", *sys.argv[1:]]))
+    """
+    output, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    assert ending_of(stdout, "-c", code, "--json", str(output), "--plot", str(picture)) == ending
+    assert json.loads(output.read_text())["cases"] == []
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_as_a_command_and_as_a_module() -> None:

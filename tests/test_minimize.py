@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import subprocess
@@ -223,6 +224,67 @@ def test_callback_of_intermediate_result(run: Any) -> None:
     assert np.array_equal(seen[-1].x, result.x)
 
 
+def callbacks(see: Callable[[Any], None]) -> dict[str, Callable[..., Any]]:
+    """Return callbacks of all forms; each hands its argument to `see`."""
+
+    def of_x(xk: Any) -> None:
+        see(xk)
+
+    def of_result(intermediate_result: Any) -> None:
+        see(intermediate_result)
+
+    def of_keyword(*, intermediate_result: Any) -> None:
+        see(intermediate_result)
+
+    def of_two(intermediate_result: Any, other: Any = None) -> None:
+        see(intermediate_result)
+
+    class Watcher:
+        def of_result(self, intermediate_result: Any) -> None:
+            see(intermediate_result)
+
+        def __call__(self, intermediate_result: Any) -> None:
+            see(intermediate_result)
+
+    return {
+        "x": of_x,
+        "any number": lambda *arguments: see(*arguments),
+        "result": of_result,
+        "keyword": of_keyword,
+        "two": of_two,
+        "bound": Watcher().of_result,
+        "called": Watcher(),
+        "partial, x": functools.partial(lambda tag, xk: see(xk), "tag"),
+        "partial, result": functools.partial(lambda tag, intermediate_result: see(intermediate_result), "tag"),
+        "partial, two": functools.partial(of_two, other=1),
+    }
+
+
+@both_ways
+@pytest.mark.parametrize("form", list(callbacks(print)))
+def test_callbacks_get_what_scipy_gives_them(run: Any, form: str) -> None:
+    ours: list[Any] = []
+    theirs: list[Any] = []
+    run(rosen, [-1.2, 1.0], jac=rosen_der, callback=callbacks(ours.append)[form], epochs=3)
+    optimize.minimize(rosen, [-1.2, 1.0], jac=rosen_der, method="BFGS", callback=callbacks(theirs.append)[form])
+    assert len(ours) == 3
+    assert {type(each) for each in ours} == {type(each) for each in theirs}
+
+
+@both_ways
+def test_a_callback_that_cannot_be_inspected_is_refused_as_in_scipy(run: Any) -> None:
+    with pytest.raises(ValueError, match="signature"):
+        optimize.minimize(rosen, [-1.2, 1.0], method="BFGS", callback=max)
+    with pytest.raises(ValueError, match="callback: expected a function with a signature to inspect, got <built-in"):
+        run(lambda x: pytest.fail("called"), [-1.2, 1.0], callback=max)
+
+
+@both_ways
+def test_what_a_callback_returns_is_ignored_as_by_bfgs(run: Any) -> None:
+    assert run(square, [1.0, 2.0], jac=square_der, callback=lambda xk: True).status == 0
+    assert optimize.minimize(square, [1.0, 2.0], jac=square_der, method="BFGS", callback=lambda xk: True).nit > 1
+
+
 @both_ways
 def test_callback_stops_the_run_as_in_scipy(run: Any) -> None:
     seen = []
@@ -309,6 +371,44 @@ def test_exhausted_epochs() -> None:
     assert np.array_equal(result.jac, rosen_der(result.x))
 
 
+@both_ways
+def test_maxiter_is_epochs(run: Any) -> None:
+    by_epochs = run(rosen, [-1.2, 1.0], jac=rosen_der, epochs=7)
+    by_maxiter = run(rosen, [-1.2, 1.0], jac=rosen_der, maxiter=np.int64(7))
+    assert (by_maxiter.nit, by_maxiter.status) == (7, 1)
+    assert np.array_equal(by_maxiter.x, by_epochs.x)
+    assert np.array_equal(run(rosen, [2.0, 1.0], maxiter=None).x, run(rosen, [2.0, 1.0], epochs=20_000).x)
+
+
+@both_ways
+def test_disp_prints_what_scipy_prints(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    optimize.minimize(rosen, [-1.2, 1.0], jac=rosen_der, method="BFGS", options={"disp": True})
+    labels = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len(labels) == 4
+
+    def shown(result: Any) -> list[str]:
+        values = (f"{result.fun:f}", result.nit, result.nfev, result.njev)
+        return [f"{label}: {value}" for label, value in zip(labels, values, strict=True)]
+
+    result = run(rosen, [1.2, 1.0], disp=True)
+    assert capsys.readouterr().out.splitlines() == [result.message, *shown(result)]
+    with pytest.warns(optimize.OptimizeWarning, match="above tol=1e-05 after all epochs=7"):
+        result = run(rosen, [1.2, 1.0], disp=1, epochs=7)
+    assert capsys.readouterr().out.splitlines() == shown(result)
+    with pytest.warns(optimize.OptimizeWarning, match="The objective is nan"):
+        run(lambda x: np.nan, [1.2, 1.0], disp=np.True_)
+
+    def stop(xk: Any) -> None:
+        raise StopIteration
+
+    capsys.readouterr()
+    result = run(rosen, [1.2, 1.0], disp=True, callback=stop)
+    assert capsys.readouterr().out.splitlines() == ["`callback` raised `StopIteration`.", *shown(result)]
+    for silent in (False, 0, None):
+        run(rosen, [1.2, 1.0], disp=silent, epochs=7)
+    assert capsys.readouterr().out == ""
+
+
 def test_each_update_is_a_step_with_a_falling_learning_rate() -> None:
     seen: list[Any] = []
     options: dict[str, Any] = {"rho": 0.9, "momentum": 0.5, "eps": 1e-3, "centered": True}
@@ -366,6 +466,9 @@ def test_nothing_of_the_callers_changes_and_nothing_of_ours_can_be_changed(run: 
     assert not np.shares_memory(result.jac, gradient)
 
 
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
 REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"fun": 3}, TypeError, "fun: expected a function, got 3"),
     ({"fun": lambda x: None}, TypeError, "fun: expected one real number, got None"),
@@ -381,10 +484,24 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"jac": lambda x: None}, TypeError, "jac: expected real numbers, got None"),
     ({"jac": lambda x: x * 1j}, TypeError, "jac: expected real numbers, got array"),
     ({"jac": lambda x: [[1], [1, 2]]}, TypeError, "jac: expected real numbers, got [[1], [1, 2]]"),
+    ({"fun": lambda x: np.ma.masked}, TypeError, "fun: expected numbers without a mask, got MaskedConstant"),
+    ({"fun": lambda x: np.ma.array([1.0])}, TypeError, "fun: expected numbers without a mask, got MaskedArray"),
+    ({"fun": lambda x: np.ma.masked, "jac": None}, TypeError, "fun: expected numbers without a mask, got Masked"),
+    (
+        {"fun": lambda x: (1, np.ma.array(x)), "jac": True},
+        TypeError,
+        "fun: expected numbers without a mask, got Masked",
+    ),
+    ({"fun": lambda x: (np.ma.masked, x), "jac": True}, TypeError, "fun: expected numbers without a mask, got Masked"),
+    ({"jac": lambda x: np.ma.array(x, mask=True)}, TypeError, "jac: expected numbers without a mask, got MaskedArr"),
+    ({"jac": lambda x: [1.0, np.ma.masked]}, TypeError, "jac: expected numbers without a mask, got MaskedConstant"),
     ({"jac": True, "fun": lambda x: (1, [1])}, ValueError, "fun: expected a gradient of shape (2,), got shape (1,)"),
     ({"x0": [1j]}, TypeError, "x0: expected real numbers, got [1j]"),
     ({"x0": "abc"}, TypeError, "x0: expected real numbers, got 'abc'"),
+    ({"x0": CYCLE}, TypeError, "x0: expected real numbers, got [[...]]"),
     ({"x0": None}, TypeError, "x0: expected real numbers, got None"),
+    ({"x0": np.ma.array([1.0, 2.0])}, TypeError, "x0: expected numbers without a mask, got MaskedArray"),
+    ({"x0": (1.0, np.ma.array(2.0, mask=True))}, TypeError, "x0: expected numbers without a mask, got MaskedArray"),
     ({"x0": [[1.0, 2.0]]}, ValueError, "x0: expected one dimension, got shape (1, 2)"),
     ({"x0": [1.0, np.nan]}, ValueError, "x0: expected finite numbers, got [ 1. nan]"),
     ({"lr": np.array([0.1, 0.2])}, TypeError, "lr: expected a finite number of at least 0, got array([0.1, 0.2])"),
@@ -393,6 +510,14 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"epochs": 0}, ValueError, "epochs: expected an integer of at least 1, got 0"),
     ({"epochs": 10.0}, TypeError, "epochs: expected an integer of at least 1, got 10.0"),
     ({"epochs": True}, TypeError, "epochs: expected an integer of at least 1, got True"),
+    ({"maxiter": 0}, ValueError, "maxiter: expected an integer of at least 1, got 0"),
+    ({"maxiter": 1e3}, TypeError, "maxiter: expected an integer of at least 1, got 1000.0"),
+    (
+        {"maxiter": 5, "epochs": 5},
+        ValueError,
+        "maxiter: expected none beside epochs, its other name, got 5 and epochs=5",
+    ),
+    ({"disp": "no"}, TypeError, "disp: expected True or False, got 'no'"),
     ({"tol": -1e-5}, ValueError, "tol: expected a finite number of at least 0, got -1e-05"),
     ({"tol": np.nan}, ValueError, "tol: expected a finite number of at least 0, got nan"),
     ({"tol": None}, TypeError, "tol: expected a finite number of at least 0, got None"),
@@ -403,7 +528,7 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"constraints": {"type": "eq"}}, ValueError, "constraints: expected none, as RMSprop has no use for it, got {"),
     ({"maximize": True}, ValueError, "maximize: expected False (to maximise, minimise -fun), got True"),
     ({"skip_nonfinite": True}, ValueError, "skip_nonfinite: expected False (x would stand still), got True"),
-    ({"maxiter": 5}, TypeError, "got 'maxiter'"),
+    ({"gtol": 5}, TypeError, "got 'gtol'"),
 ]
 
 
@@ -412,6 +537,22 @@ def test_refusals(wrong: dict[str, Any], error: type[Exception], message: str) -
     with pytest.raises(error) as caught:
         minimize(**{"fun": square, "x0": [1.0, 2.0], "jac": square_der, **wrong})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["fun", "jac"])
+@pytest.mark.parametrize("pair", [True, False])
+def test_masks_are_refused_by_scipy(name: str, pair: bool) -> None:
+    """All but that of x0, which SciPy drops."""
+
+    def fun(x: Any) -> Any:
+        return np.ma.masked if name == "fun" else square(x)
+
+    def jac(x: Any) -> Any:
+        return np.ma.array(x, mask=[False, True]) if name == "jac" else x
+
+    objective: Any = (lambda x: (fun(x), jac(x))) if pair else fun
+    with pytest.raises(TypeError, match=rf"^{name}: expected numbers without a mask"):
+        by_scipy(objective, [1.0, 2.0], jac=True if pair else jac)
 
 
 @pytest.mark.parametrize("name", ["hess", "hessp", "bounds", "constraints"])

@@ -6,7 +6,10 @@ import argparse
 import ast
 import inspect
 import json
+import os
 import sys
+import zlib
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,21 +19,17 @@ from rmsprop_fast import presets
 from rmsprop_fast.fit import Data, Fit, InputError, fit, read_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 after a line about bad input on stderr."""
+    """Run the command line and return its exit code: 0, or 2 after a line about bad input on stderr.
+
+    Raises SystemExit after --help and --version, for bad arguments, and with 1 when stdout cannot be written.
+    """
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "fit":
-            _fit(options)
-        elif options.command == "family":
-            _family(options)
-        elif options.command == "bench":
-            _bench(options)
-        else:
-            _info()
+        options.run(options)
     except (InputError, ModuleNotFoundError) as error:
         missing = isinstance(error, ModuleNotFoundError)
         hint = " (pip install 'rmsprop_fast[cli]' brings it)" if missing else ""
@@ -41,17 +40,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _stdout() -> Iterator[None]:
+    """Around whatever prints: when stdout cannot be written, the command ends with exit code 1 and no traceback.
+
+    Quietly when the reader of a pipe has gone, as Python's documentation recommends and rich does by itself; otherwise,
+    as on a full disk, after a line on stderr.
+    """
+    try:
+        yield
+        print(end="", flush=True)  # or the error would come at exit
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left, which is flushed at exit
+        if not isinstance(error, BrokenPipeError):
+            print(f"rmsprop-fast: stdout: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, where argparse would print the usage first."""
         self.exit(2, f"{self.prog}: {message}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help and version, where argparse would ignore that it cannot."""
+        if file is sys.stdout:
+            with _stdout():
+                print(message, end="")
+        else:
+            super()._print_message(message, file)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="rmsprop-fast", description=rmsprop_fast.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"%(prog)s {rmsprop_fast.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("info", help="what this build is and how it runs")
+    commands.add_parser("info", help="what this build is and how it runs").set_defaults(run=_info)
 
     bench_parser = commands.add_parser(
         "bench",
@@ -59,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measures steps of arrays and of whole models by rmsprop_fast and by every other package found, "
         "and what memory and processor allow, in a quarter of an hour. docs/performance.md says how.",
     )
+    bench_parser.set_defaults(run=_bench)
     bench_parser.add_argument("--quick", action="store_true", help="fewer cases, less exactly, in under a minute")
     bench_parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     bench_parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time over n, and bars for the models")
@@ -69,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Prints the hyper-parameters of a preset, or of rmsprop_fast's own defaults, and the equations in "
         "force with them.",
     )
+    family_parser.set_defaults(run=_family)
     names = ", ".join(presets.__all__)
     family_parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"{names} (default: our own)")
     family_parser.add_argument("options", nargs="*", metavar="NAME=VALUE", help="an argument of it, as momentum=0.9")
@@ -79,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Fits one target column to any number of feature columns by RMSprop, and shows the result beside "
         "the closed-form least squares. Without a CSV it fits NIST's Norris data, which ships with the package.",
     )
+    fit_parser.set_defaults(run=_fit)
     add = fit_parser.add_argument
     add("csv", nargs="?", type=Path, metavar="CSV", help="a file with a header row (default: NIST's Norris data)")
     add("--target", metavar="COLUMN", help="the column to explain (default: the last)")
@@ -130,13 +157,15 @@ def _family(options: argparse.Namespace) -> None:
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from None
 
-    print("rmsprop_fast.init(params" + "".join(f", {name}={value!r}" for name, value in hyper.items()) + ")\n")
-    print(rmsprop_fast.equations(state))
+    with _stdout():
+        print("rmsprop_fast.init(params" + "".join(f", {name}={value!r}" for name, value in hyper.items()) + ")\n")
+        print(rmsprop_fast.equations(state))
 
 
-def _info() -> None:
-    for key, value in rmsprop_fast.info().items():
-        print(f"{key + ':':<10} {' '.join(value) if isinstance(value, list) else value}")
+def _info(_: argparse.Namespace) -> None:
+    with _stdout():
+        for key, value in rmsprop_fast.info().items():
+            print(f"{key + ':':<10} {' '.join(value) if isinstance(value, list) else value}")
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -171,16 +200,18 @@ def _bench(options: argparse.Namespace) -> None:
 
     result = suite.result
     console = Console() if sys.stdout.isatty() else Console(width=140)  # a file has no width
-    for key, value in result.machine.items():
-        console.print(f"{key}: {value}", highlight=False, markup=False)
-    for table in report.tables(result, targets(result)):
-        console.print(table)
-    if options.json:
-        _write(
-            "--json", lambda: options.json.write_text(json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n")
-        )
-    if options.plot:
-        _write("--plot", lambda: report.plot(result, options.plot))
+    try:
+        with _stdout():
+            for key, value in result.machine.items():
+                console.print(f"{key}: {value}", highlight=False, markup=False)
+            for table in report.tables(result, targets(result)):
+                console.print(table)
+    finally:  # the files are wanted even when nobody reads stdout
+        if options.json:
+            found = result.as_dict()
+            _write("--json", lambda: options.json.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n"))
+        if options.plot:
+            _write("--plot", lambda: report.plot(result, options.plot))
 
 
 def _require_folder(option: str, path: Path | None) -> None:
@@ -193,6 +224,8 @@ def _write(option: str, write: Callable[[], object]) -> None:
         write()
     except (OSError, ValueError) as error:  # a folder that is not writeable, a format that is not known
         raise InputError(f"{option}: {' '.join(str(error).split())}") from None
+    except zlib.error as error:  # matplotlib tidies up a PDF that did not fit on the disk, and fails again
+        raise InputError(f"{option}: {error.__context__}") from None
 
 
 def _fit(options: argparse.Namespace) -> None:
@@ -233,22 +266,11 @@ def _fit(options: argparse.Namespace) -> None:
 
     if options.plot:
         _plot(data, result, options.plot)
-    if options.json:
-        print(json.dumps(_as_dict(result), indent=2, allow_nan=False))
-    else:
-        _print_table(data, result)
-
-
-def _as_dict(result: Fit) -> dict[str, Any]:
-    return {
-        **result.line.as_dict(),
-        "least_squares": result.least_squares.as_dict(),
-        "r2": result.r2,
-        "residual_std": result.residual_std,
-        "epochs": result.epochs,
-        "seconds": result.seconds,
-        "converged": result.converged,
-    }
+    with _stdout():
+        if options.json:
+            print(json.dumps(result.as_dict(), indent=2, allow_nan=False))
+        else:
+            _print_table(data, result)
 
 
 def _print_table(data: Data, result: Fit) -> None:

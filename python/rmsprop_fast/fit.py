@@ -74,6 +74,18 @@ class Fit:
     converged: bool
     losses: list[float]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; without the losses."""
+        return {
+            **self.line.as_dict(),
+            "least_squares": self.least_squares.as_dict(),
+            "r2": self.r2,
+            "residual_std": self.residual_std,
+            "epochs": self.epochs,
+            "seconds": self.seconds,
+            "converged": self.converged,
+        }
+
 
 def read_csv(path: Path, target: str | None = None, features: Sequence[str] | None = None) -> Data:
     """Read a CSV file with a header row.

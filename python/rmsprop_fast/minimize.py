@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 # as the learning rate, so it bounds how near the minimum the run ends.
 FINAL_LEARNING_RATE = 1e-8
 
+DEFAULT_EPOCHS = 20_000
+
 # OptimizeResult.status, with the values that SciPy's BFGS uses.
 CONVERGED, EXHAUSTED, NOT_FINITE, STOPPED = 0, 1, 3, 99
 
@@ -32,9 +35,11 @@ def minimize(
     lr: float = 0.01,
     rho: float = 0.99,
     momentum: float = 0.9,
-    epochs: int = 20_000,
+    epochs: int | None = None,
+    maxiter: int | None = None,
     tol: float = 1e-5,
     callback: Callable[..., Any] | None = None,
+    disp: bool | int | None = False,
     hess: None = None,
     hessp: None = None,
     bounds: None = None,
@@ -55,7 +60,8 @@ def minimize(
     fun : callable
         ``fun(x, *args)`` returns the objective, one real number. Its x is a copy, to keep or to change.
     x0 : array_like
-        The start, one-dimensional or a single number, real and finite. It is copied to float64.
+        The start, one-dimensional or a single number, real and finite. It is copied to float64. A
+        masked array is refused, as it is from fun and jac; called by SciPy, x0 has lost its mask before we see it.
     args : tuple, default ()
         Further arguments of fun and jac. Anything but a tuple counts as one argument.
     jac : callable, True, '2-point' or None, default None
@@ -72,11 +78,17 @@ def minimize(
         very narrow (condition 1e6), 0.99 and 50000 epochs.
     epochs : int, default 20000
         How many steps are taken, at most.
+    maxiter : int, optional
+        SciPy's name for epochs. Give one of the two.
     tol : float, default 1e-5
         The run ends with success when no element of the gradient is larger, in absolute value.
     callback : callable, optional
         Called after each step as ``callback(xk)``, or as ``callback(intermediate_result=...)`` with an OptimizeResult
-        of x and fun if that is the name of its one parameter. May raise StopIteration to end the run.
+        of x and fun if that is the name of its one parameter. May raise StopIteration to end the run; what it returns
+        is ignored, as by most of SciPy's methods. As there, its signature must be one that `inspect` finds.
+    disp : bool, default False
+        Print a summary at the end, as SciPy's methods do: there, too, the message of a run that failed is not printed
+        but an OptimizeWarning.
     hess : None
         SciPy passes it. Refused when set, as are the next three: RMSprop has no use for it.
     hessp : None
@@ -120,7 +132,7 @@ def minimize(
     (True, array([1., 1.]))
     """
     try:
-        from scipy.optimize import OptimizeResult, approx_fprime
+        from scipy.optimize import OptimizeResult, OptimizeWarning, approx_fprime
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "minimize: expected SciPy, got none; pip install 'rmsprop_fast[scipy]'", name=error.name
@@ -134,17 +146,27 @@ def minimize(
         raise ValueError(f"jac: expected a function, True, '2-point' or None, got {jac!r}")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback: expected a function or None, got {callback!r}")
+    try:  # SciPy's rule, and its type of error
+        by_name = callback is not None and set(inspect.signature(callback).parameters) == {"intermediate_result"}
+    except ValueError:
+        raise ValueError(f"callback: expected a function with a signature to inspect, got {callback!r}") from None
     for name, unused in {"hess": hess, "hessp": hessp, "bounds": bounds, "constraints": constraints or None}.items():
         if unused is not None:
             raise ValueError(f"{name}: expected none, as RMSprop has no use for it, got {unused!r}")
-    if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)):
-        raise TypeError(f"epochs: expected an integer of at least 1, got {epochs!r}")
-    if epochs < 1:
-        raise ValueError(f"epochs: expected an integer of at least 1, got {epochs}")
+    for name, limit in {"epochs": epochs, "maxiter": maxiter}.items():
+        if isinstance(limit, bool) or not isinstance(limit, (int, np.integer, type(None))):
+            raise TypeError(f"{name}: expected an integer of at least 1, got {limit!r}")
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name}: expected an integer of at least 1, got {limit}")
+    if epochs is not None and maxiter is not None:
+        raise ValueError(f"maxiter: expected none beside epochs, its other name, got {maxiter} and epochs={epochs}")
+    epochs = int(epochs or maxiter or DEFAULT_EPOCHS)
     if isinstance(tol, bool) or not isinstance(tol, (int, float, np.integer, np.floating)):
         raise TypeError(f"tol: expected a finite number of at least 0, got {tol!r}")
     if not 0 <= tol < math.inf:
         raise ValueError(f"tol: expected a finite number of at least 0, got {tol}")
+    if not isinstance(disp, (int, np.bool_, np.integer, type(None))):  # SciPy's methods take numbers, too
+        raise TypeError(f"disp: expected True or False, got {disp!r}")
     if hyper.get("maximize"):
         raise ValueError(f"maximize: expected False (to maximise, minimise -fun), got {hyper['maximize']!r}")
     if hyper.get("skip_nonfinite"):
@@ -190,9 +212,7 @@ def minimize(
             raise ValueError(f"{name}: expected a gradient of shape {x.shape}, got shape {gradient.shape}")
         return value, gradient
 
-    # SciPy's rule
-    by_name = callback is not None and list(inspect.signature(callback).parameters) == ["intermediate_result"]
-    decay = FINAL_LEARNING_RATE ** (1 / int(epochs))
+    decay = FINAL_LEARNING_RATE ** (1 / epochs)
     epoch = 0
     value, gradient = evaluate()
     good = x.copy(), value, gradient
@@ -228,6 +248,15 @@ def minimize(
         state.lr = start_lr * decay**epoch
         value, gradient = evaluate()
 
+    if disp:
+        if status in (CONVERGED, STOPPED):
+            print(message)
+        else:
+            warnings.warn(message, OptimizeWarning, stacklevel=2)
+        print(f"         Current function value: {good[1]:f}")
+        print(f"         Iterations: {epoch}")
+        print(f"         Function evaluations: {calls['fun']}")
+        print(f"         Gradient evaluations: {calls['jac']}")
     return OptimizeResult(
         x=good[0],
         fun=good[1],
@@ -241,8 +270,16 @@ def minimize(
     )
 
 
+def _refuse_masks(name: str, value: Any) -> None:
+    """Raise TypeError for a masked array, also inside a list: NumPy would drop its mask in silence."""
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(item, np.ma.MaskedArray):
+            raise TypeError(f"{name}: expected numbers without a mask, got {type(item).__name__}")
+
+
 def _real_number(value: Any) -> float:
     """Return what fun returned as a float; arrays of one element count as their element, as in SciPy."""
+    _refuse_masks("fun", value)
     try:
         return float(np.asarray(value).item())
     except (TypeError, ValueError):
@@ -251,6 +288,7 @@ def _real_number(value: Any) -> float:
 
 def _real_array(name: str, value: Any) -> NDArray[np.float64]:
     """Return a float64 copy, a single number as an array of one element."""
+    _refuse_masks(name, value)
     try:
         array = np.atleast_1d(np.asarray(value))
         if array.dtype.kind not in "biuf":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 # Tests use more threads than there are CPUs: those that wait must not keep the others from their work. OpenMP reads
@@ -22,12 +23,18 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(autouse=True)
 def _leave_no_trace() -> Iterator[None]:
-    """Give every test the kernel, thread count and thresholds that a fresh process has."""
+    """Give every test the kernel, thread count and thresholds that a fresh process has, and torch a seed."""
     kernel, share = rf.get_kernel(), _core._share()
+    torch = sys.modules.get("torch")  # which its tests have imported
+    torch_threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.manual_seed(0)
     yield
     rf.set_kernel(kernel)
     rf.set_num_threads(None)
     _core._set_share(share)
+    if torch:
+        torch.set_num_threads(torch_threads)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -79,6 +79,16 @@ def test_calls_go_one_way() -> None:
             assert "pybind11" not in path.read_text()
 
 
+def test_tests_import_no_tests() -> None:
+    """What several of them need is in a module of its own."""
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").glob("*.py")}
+    imported = {
+        name: re.findall(r"^\s*(?:from|import) (test_\w+)", text, re.MULTILINE) for name, text in sources.items()
+    }
+    assert "test_codebase.py" in imported
+    assert not {name: found for name, found in imported.items() if found}
+
+
 @pytest.mark.parametrize("name", [name for name in rf.__all__ if name != "__version__"])
 def test_every_public_name_is_documented(name: str) -> None:
     thing = getattr(rf, name)

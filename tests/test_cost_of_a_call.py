@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -18,14 +16,14 @@ import numpy as np
 import pytest
 
 import rmsprop_fast as rf
+from marks import has_openmp, linux
+from processes import run, run_command
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CALLGRIND_HEADER = Path("/usr/include/valgrind/callgrind.h")
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
-has_openmp = pytest.mark.skipif(rf.info()["openmp"] is None, reason="this build has no OpenMP, hence no threads")
 has_avx2 = pytest.mark.skipif("avx2" not in rf.kernels(), reason="the limits are those of the avx2 kernel")
 
 # Most instructions, a fifth above what was measured with GCC 12.2, Python 3.11, NumPy 2.4 and PyTorch 2.13: 1,192 of
@@ -131,21 +129,6 @@ class Cost(NamedTuple):
     parallel_regions: float
 
 
-def run(*command: str | Path, **environment: str) -> str:
-    """Run the command without this test run's OpenMP and kernel settings."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "RMSPROP_FAST_"))}
-    result = subprocess.run(
-        [str(part) for part in command],
-        env={**clean, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
 def read(text: str) -> Cost:
     """Return the sums of one file of callgrind's."""
     instructions = int(re.findall(r"^summary: (\d+)", text, re.MULTILINE)[0])
@@ -174,8 +157,8 @@ def count(code: str, folder: Path) -> dict[str, Cost]:
     if not (shutil.which("valgrind") and CALLGRIND_HEADER.exists() and shutil.which("cc")):
         pytest.skip("needs valgrind with its headers (Debian's valgrind) and a C compiler")
     (folder / "marks.c").write_text(MARKS)
-    run("cc", "-shared", "-fPIC", "-o", folder / "marks.so", folder / "marks.c")
-    run(
+    run_command("cc", "-shared", "-fPIC", "-o", folder / "marks.so", folder / "marks.c")
+    run_command(
         *("valgrind", "--tool=callgrind", "--instr-atstart=no", "--compress-strings=no", "--compress-pos=no"),
         *(f"--callgrind-out-file={folder}/counts", sys.executable, "-c"),
         *(textwrap.dedent(COUNT) + textwrap.dedent(code), folder / "marks.so"),
@@ -263,7 +246,7 @@ def test_a_step_of_large_arrays_takes_no_memory() -> None:
         show_growth(np.add, p, g)
     """
     # Without the fixed threshold, malloc would keep what was freed.
-    shown = run(sys.executable, "-c", textwrap.dedent(code), MALLOC_MMAP_THRESHOLD_="65536")
+    shown = run(code, MALLOC_MMAP_THRESHOLD_="65536").stdout
     *steps, sum_of_both = (float(line) for line in shown.split())
     assert max(steps) < 1  # byte an element
     assert sum_of_both > 3  # growth is seen

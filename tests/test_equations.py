@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import rmsprop_fast as rf
+from family_cases import MOMENTUM, OTHERS, combinations
 from rmsprop_fast.__main__ import main
-from test_family import MOMENTUM, OTHERS, combinations
 
 NAMES = {"sqrt": np.sqrt, "sum": np.sum, "clip": np.clip, "min": min}
 ALL = combinations(MOMENTUM, [{"centered": False}, {"centered": True}], *OTHERS[:-1])

@@ -12,6 +12,7 @@ import pytest
 
 import rmsprop_fast as rf
 from bits import Array, extremes, same_bits
+from family_cases import MOMENTUM, OTHERS, combinations
 from rmsprop_fast import _core
 
 BFLOAT16: Any = np.dtype(ml_dtypes.bfloat16)
@@ -25,30 +26,6 @@ TYPES: list[tuple[Any, Any]] = [  # of parameters and gradients
 ]
 SIZES = [37, 70, 1, 100, 16, 53]
 KERNELS_AND_THREADS = list(itertools.product(rf.kernels(), [1, 2, 7]))
-
-# One of each row. What is left out is illegal: see test_all_or_nothing.py.
-MOMENTUM: list[dict[str, Any]] = [
-    {},
-    {"lr_in_momentum": True},
-    {"momentum": 0.9},
-    {"momentum": 0.9, "lr_in_momentum": True},
-    {"momentum": 0.9, "nesterov": True},
-    {"momentum": 0.9, "nesterov": True, "lr_in_momentum": True},
-]
-OTHERS: list[list[dict[str, Any]]] = [
-    [{}, {"eps_inside_sqrt": True}],
-    [{}, {"initial_s": 1.0}, {"bias_correction": True}],
-    [{}, {"weight_decay": 0.3}, {"weight_decay": 0.3, "decoupled": True}],
-    [{}, {"maximize": True}],
-    [{}, {"grad_scale": 3.0}],
-    [{}, {"clip_value": 0.7}, {"clip_norm": 2.0}, {"clip_global_norm": 3.0}],
-    [{}, {"skip_nonfinite": True}],
-    [{"lr": 0.01}, {"lr": "arrays"}],
-]
-
-
-def combinations(*rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for part in parts for key, value in part.items()} for parts in itertools.product(*rows)]
 
 
 class Problem:

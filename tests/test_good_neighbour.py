@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,26 +14,12 @@ import pytest
 import threadpoolctl
 
 import rmsprop_fast as rf
+from marks import has_openmp, linux
+from processes import run
 from rmsprop_fast import _core
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc, cgroups or affinity masks")
-has_openmp = pytest.mark.skipif(rf.info()["openmp"] is None, reason="this build has no OpenMP, hence no threads")
-
-
-def run(code: str, *, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the code in a fresh interpreter, without this test run's OpenMP and kernel settings."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "RMSPROP_FAST_"))}
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**clean, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=check,
-    )
 
 
 @linux

@@ -18,30 +18,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import rmsprop_fast as rf
+from bits import Array
 from rmsprop_fast import presets
+from tolerances import TOLERANCE, TOLERANCE_CENTERED, TOLERANCE_FLOAT64, difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Array = NDArray[Any]
 Options = dict[str, Any]
 # Takes gradients and, when it changes, the learning rate; returns the parameters.
 Step: TypeAlias = "Callable[[list[Array], float | None], list[Array]]"
 
 STEPS = 100
 LR_HALVES = 50  # the step from which on lr is half of what it was: lr_in_momentum shows only when lr changes
-
-# The largest difference of a parameter, as a part of its size and of the way that it has gone: a few roundings of
-# float32 (2**-24 = 6e-8) and of float64. Measured are up to 4e-7 and 6e-16.
-TOLERANCE = 2e-6
-TOLERANCE_FLOAT64 = 1e-14
-
-# With centered, the frameworks subtract: s - m**2. Where the mean of a gradient is ten times its standard deviation,
-# the two agree in two digits, and what is left has lost them. Ours keeps this variance itself. Measured: up to 1.5e-5.
-TOLERANCE_CENTERED = 3e-5
 
 
 class Peer(NamedTuple):
@@ -330,12 +321,6 @@ def ours(hyper: Options, start: list[Array], gradients: list[list[Array]]) -> Ar
         rf.step(params, grads, state)
         positions.append(flat(params))
     return np.array(positions)
-
-
-def difference(ours: Array, theirs: Array) -> float:
-    """Return the largest difference, as a part of a parameter's size and of the way that it has gone."""
-    way = np.cumsum(np.abs(np.diff(theirs, axis=0)), axis=0)
-    return float(np.max(np.abs(ours - theirs)[1:] / (np.abs(theirs[1:]) + way)))
 
 
 def defaults(name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pytest
 
 import rmsprop_fast as rf
 from bits import hard_values, same_bits
+from processes import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="looks at x86-64 instructions")
@@ -27,22 +28,16 @@ elf = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("objdump"),
 AVX = re.compile(r"%[yz]mm|%k[0-7]|\tv[a-z0-9]+ .*%xmm|\tvzeroupper")
 
 
-def run(*command: str | Path, **options: object) -> str:
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=900)
-    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a build by the project's own CMakeLists.txt, whose object files can be looked at."""
     folder = tmp_path_factory.mktemp("build")
-    pybind11 = run(sys.executable, "-m", "pybind11", "--cmakedir").strip()
-    run(
+    pybind11 = run_command(sys.executable, "-m", "pybind11", "--cmakedir").stdout.strip()
+    run_command(
         *("cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, "-DSKBUILD_PROJECT_VERSION=0", "-DRMSPROP_FAST_WERROR=ON"),
         *(f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11}"),
     )
-    run("cmake", "--build", folder)
+    run_command("cmake", "--build", folder)
     return folder
 
 
@@ -53,12 +48,16 @@ def objects(build: Path) -> dict[str, Path]:
     return found
 
 
+def disassembly(objdump: str, path: Path) -> str:
+    return run_command(objdump, "-d", "-C", "--no-show-raw-insn", path).stdout
+
+
 @x86_64
 @elf
 def test_no_avx_outside_the_objects_of_avx_kernels(build: Path) -> None:
     seen = {}
     for name, path in objects(build).items():
-        seen[name] = bool(AVX.search(run("objdump", "-d", "--no-show-raw-insn", path)))
+        seen[name] = bool(AVX.search(disassembly("objdump", path)))
     with_avx = {name for name, found in seen.items() if found}
     assert with_avx == {"kernel_avx512/kernel.cpp", "kernel_avx2/kernel.cpp"}  # which also shows that AVX is recognised
     assert {"_core/module.cpp", "engine/parallel.cpp", "kernel_sse2/kernel.cpp"} < set(seen)
@@ -71,7 +70,7 @@ def test_kernel_objects_share_no_symbol_with_the_rest(build: Path) -> None:
     assert len(kernels) >= len(rf.kernels())
     for name, path in kernels.items():
         instruction_set = name.removeprefix("kernel_").partition("/")[0]
-        symbols = re.findall(r"^[0-9a-f ]{16} (\w) (.*)$", run("nm", "-C", path), re.MULTILINE)
+        symbols = re.findall(r"^[0-9a-f ]{16} (\w) (.*)$", run_command("nm", "-C", path).stdout, re.MULTILINE)
         shared = [symbol for kind, symbol in symbols if kind not in "bdrt"]
         assert shared == [f"rmsprop_fast::{instruction_set}::kernels"]
 
@@ -107,22 +106,20 @@ def test_every_loop_is_vectorised(build: Path) -> None:
     names = [match[1] for name in objects(build) if (match := re.match(r"kernel_(\w+)/", name)) and match[1] in PACKED]
     assert set(names) >= set(rf.kernels()) & set(PACKED)
     for name in names:
-        check_vectorised(
-            name, run("objdump", "-d", "-C", "--no-show-raw-insn", objects(build)[f"kernel_{name}/kernel.cpp"])
-        )
+        check_vectorised(name, disassembly("objdump", objects(build)[f"kernel_{name}/kernel.cpp"]))
 
 
 @elf
 def test_the_module_is_small(build: Path, tmp_path: Path) -> None:
     (module,) = build.glob("_core*.so")
-    run("strip", "-o", tmp_path / "stripped", module)
+    run_command("strip", "-o", tmp_path / "stripped", module)
     assert (tmp_path / "stripped").stat().st_size < 3_000_000
 
 
 @elf
 def test_no_link_time_optimisation(build: Path) -> None:
     """It would mix the objects of all instruction sets; pybind11_add_module turns it on by itself."""
-    commands = run("ninja", "-C", build, "-t", "commands")
+    commands = run_command("ninja", "-C", build, "-t", "commands").stdout
     assert "-flto" not in commands
     assert "-march=native" not in commands
 
@@ -213,8 +210,8 @@ def check_driver(build: Path, emulator: list[str], kernels: list[str]) -> None:
 
 
 def build_driver(folder: Path, *options: str) -> None:
-    run("cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, "-DRMSPROP_FAST_NATIVE_DRIVER=ON", *options)
-    run("cmake", "--build", folder)
+    run_command("cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, "-DRMSPROP_FAST_NATIVE_DRIVER=ON", *options)
+    run_command("cmake", "--build", folder)
 
 
 @pytest.mark.parametrize(("processor", "kernel"), [("aarch64", "neon"), ("riscv64", "generic")])
@@ -227,7 +224,7 @@ def test_other_processors_have_the_same_bits(tmp_path: Path, processor: str, ker
         *("-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={processor}", "-DRMSPROP_FAST_WERROR=ON"),
         f"-DCMAKE_CXX_COMPILER={prefix}-g++",
     )
-    code = run(f"{prefix}-objdump", "-d", "-C", "--no-show-raw-insn", objects(tmp_path)[f"kernel_{kernel}/kernel.cpp"])
+    code = disassembly(f"{prefix}-objdump", objects(tmp_path)[f"kernel_{kernel}/kernel.cpp"])
     assert re.search(r"\bfsqrt", code)
     if kernel in PACKED:
         check_vectorised(kernel, code)

@@ -11,20 +11,18 @@ import numpy as np
 import pytest
 
 from bits import same_bits
-from test_parity import difference
+from tolerances import difference
 
 torch = pytest.importorskip("torch")
 
 from rmsprop_fast.torch import RMSprop  # noqa: E402
-from test_torch_trajectories import (  # noqa: E402
+from torch_oracle import ALL_STATE, OWN_OPTIONS, Oracle  # noqa: E402
+from torch_params import (  # noqa: E402
     DTYPES,
     HALVES,
-    OWN_OPTIONS,
     TOLERANCES,
     Options,
-    Oracle,
     Tensor,
-    _leave_torch_as_it_was,  # noqa: F401
     flat,
     magnitudes,
     numbers,
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TORCH, OURS = torch.optim.RMSprop, RMSprop
-ALL_STATE: Options = {"centered": True, "momentum": 0.9}
 CASES: list[Options] = [{}, {"momentum": 0.9, "weight_decay": 0.1}, {"centered": True}, {**ALL_STATE, "maximize": True}]
 ROUTES = [[OURS, TORCH], [TORCH, OURS], [OURS, TORCH, OURS, TORCH], [TORCH, OURS, TORCH, OURS]]
 

@@ -16,7 +16,7 @@ datasets: Any = pytest.importorskip("sklearn.datasets")
 from rmsprop_fast.torch import RMSprop  # noqa: E402  # which needs torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 nn, CosineAnnealingLR = torch.nn, torch.optim.lr_scheduler.CosineAnnealingLR
@@ -48,12 +48,9 @@ WAY = 1e-3  # of A2C's policy: as a part of the longest way that a weight has go
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> None:
     """Let torch work in one thread: for models this small, others cost more than they bring."""
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @functools.cache

@@ -4,177 +4,33 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 import rmsprop_fast as rf
-from bits import Array, same_bits
+from bits import Array
 from rmsprop_fast import _core
-from test_parity import TOLERANCE, TOLERANCE_CENTERED, TOLERANCE_FLOAT64, difference
+from tolerances import TOLERANCE, TOLERANCE_CENTERED, difference
 
 torch = pytest.importorskip("torch")
 
 from rmsprop_fast.torch import RMSprop  # noqa: E402
+from torch_oracle import OWN_OPTIONS, Oracle  # noqa: E402
+from torch_params import (  # noqa: E402
+    DTYPES,
+    HALVES,
+    TOLERANCES,
+    Options,
+    Tensor,
+    flat,
+    magnitudes,
+    parameter,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-Tensor: TypeAlias = Any
-Options: TypeAlias = dict[str, Any]
-
-OWN_OPTIONS: Options = {
-    "nesterov": False,
-    "lr_in_momentum": False,
-    "eps_inside_sqrt": False,
-    "initial_s": 0,
-    "bias_correction": False,
-    "decoupled_weight_decay": False,
-    "clip_value": None,
-    "max_grad_norm": None,
-    "skip_nonfinite": False,
-}
-# What rmsprop_fast.init calls the options of a group; those of the whole gradient are the oracle's own affair.
-NAMES = {name: name for name in ("lr", "eps", "weight_decay", "momentum", "centered", "maximize", *OWN_OPTIONS)}
-NAMES |= {"alpha": "rho", "decoupled_weight_decay": "decoupled"}
-del NAMES["max_grad_norm"], NAMES["skip_nonfinite"]
-
-HALVES = [torch.bfloat16, torch.float16]
-DTYPES = [torch.float32, torch.float64, *HALVES, torch.complex64, torch.complex128]
-
-
-@pytest.fixture(autouse=True)
-def _leave_torch_as_it_was() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
-def numbers(tensor: Tensor) -> Array:
-    """Return the numbers of a tensor as an array, and those of a complex one in a last axis of two."""
-    plain = tensor.detach().resolve_conj().resolve_neg()
-    if plain.is_complex():
-        plain = torch.view_as_real(plain)
-    if plain.dtype == torch.bfloat16:
-        plain = plain.view(torch.int16)
-    found: Array = plain.numpy()
-    return found.view(ml_dtypes.bfloat16) if tensor.dtype == torch.bfloat16 else found
-
-
-class Oracle:
-    """Takes the steps of an optimizer by `rmsprop_fast.reference`, on copies in NumPy.
-
-    It has a state for each parameter, as the optimizer has, and clips the gradients to the norm itself.
-    """
-
-    def __init__(self, optimizer: RMSprop) -> None:
-        self.optimizer = optimizer
-        self.params: dict[Tensor, Array] = {}
-        self.states: dict[Tensor, rf.State] = {}
-        self.grad_norm: float | None = None
-        self.skipped = 0
-
-    def step(self) -> None:
-        """To be called before the optimizer's step, which changes what this one begins with."""
-        groups = {param: group for group in self.optimizer.param_groups for param in group["params"]}
-        self.params = {param: numbers(param).copy(order="K") for param in groups}
-        grads = {param: self.gradient(param) for param in groups if param.grad is not None}
-        factor = self.factor(grads)
-        if factor is None:
-            return
-        for param, grad in grads.items():
-            options = self.options(groups[param])
-            if param not in self.states:
-                self.states[param] = rf.init(self.params[param], **options)
-            state = self.states[param]
-            for name in options.keys() - {"centered", "initial_s"}:
-                setattr(state, name, options[name])
-            real = (state.variance if state.centered else state.s).dtype.type
-            with np.errstate(all="ignore"):
-                scaled = np.asarray(real(factor) * grad.astype(real))
-            rf.reference.step(self.params[param], scaled, state)
-
-    def options(self, group: Options) -> Options:
-        """Return the options of a group for `rmsprop_fast.init`."""
-        return {ours: group[theirs] for theirs, ours in NAMES.items()} | {"lr": float(group["lr"])}
-
-    def begin(self, param: Tensor, kept: dict[str, Array], steps: int) -> None:
-        """Go on for this parameter from what was kept after so many steps."""
-        group = next(group for group in self.optimizer.param_groups if any(param is p for p in group["params"]))
-        state = self.states[param] = rf.init(numbers(param).copy(order="K"), **self.options(group))
-        state.steps = steps
-        (state.variance if state.centered else state.s)[...] = kept["variance" if state.centered else "square_avg"]
-        for name in ("grad_avg", "momentum_buffer"):
-            if getattr(state, name) is not None:
-                getattr(state, name)[...] = kept[name]
-
-    def start_from(self, saved: Any) -> None:
-        """Go on from a state dict."""
-        params = [param for group in self.optimizer.param_groups for param in group["params"]]
-        for param, kept in zip(params, saved["state"].values(), strict=True):
-            arrays = {key: numbers(value) for key, value in kept.items() if key != "step"}
-            self.begin(param, arrays, int(kept["step"]))
-
-    def gradient(self, param: Tensor) -> Array:
-        """Return the gradient in the memory order of its parameter: that in which squares are summed up."""
-        grad = numbers(param.grad)
-        copy = np.empty_like(self.params[param], dtype=grad.dtype)
-        copy[...] = grad
-        return copy
-
-    def factor(self, grads: dict[Tensor, Array]) -> float | None:
-        """Return what the norm asks to multiply the gradients by; None if the step is to be skipped."""
-        group = self.optimizer.param_groups[0]
-        most, skip = group["max_grad_norm"], group["skip_nonfinite"]
-        self.grad_norm = None
-        if most is None and not skip:
-            return 1.0
-        params = [self.params[param].copy(order="K") for param in grads]
-        state = rf.init(params, clip_global_norm=most, skip_nonfinite=skip)
-        rf.reference.step(params, list(grads.values()), state)
-        self.grad_norm = norm = state.grad_norm
-        self.skipped += state.skipped
-        assert norm is not None
-        if state.skipped:
-            return None
-        return 1.0 if most is None or norm <= most else most / norm
-
-    def check(self) -> None:
-        """Has the optimizer come to the same, to the byte?"""
-        for param, expected in self.params.items():
-            assert same_bits(numbers(param), expected)
-        for param, state in self.states.items():
-            kept = self.optimizer.state[param]
-            mean = "variance" if state.centered else "square_avg"
-            assert same_bits(numbers(kept[mean]), getattr(state, "variance" if state.centered else "s"))
-            for name in ("grad_avg", "momentum_buffer"):
-                if getattr(state, name) is not None:
-                    assert same_bits(numbers(kept[name]), getattr(state, name))
-            assert kept["step"] == state.steps
-        assert self.optimizer.skipped == self.skipped
-        assert repr(self.optimizer.grad_norm) == repr(self.grad_norm)
-
-    def check_step(self) -> None:
-        self.step()
-        self.optimizer.step()
-        self.check()
-
-
-def parameter(*shape: int, dtype: Any = torch.float32) -> Tensor:
-    """Return a parameter that has a gradient."""
-    param = torch.randn(shape, dtype=dtype).requires_grad_()
-    renew(param)
-    return param
-
-
-def renew(*params: Tensor) -> None:
-    """Give parameters new gradients."""
-    for param in params:
-        param.grad = torch.randn(param.shape, dtype=param.dtype)
-
+    from collections.abc import Callable
 
 # --- To the byte -----------------------------------------------------------------------------------------------------
 
@@ -260,20 +116,6 @@ def test_every_option_is_compared() -> None:
 
 STEPS = 200
 SHAPES = [(17, 5), (), (2, 3, 4)]
-TOLERANCES = {
-    torch.float32: TOLERANCE,
-    torch.float64: TOLERANCE_FLOAT64,
-    torch.complex64: TOLERANCE,
-    torch.complex128: TOLERANCE_FLOAT64,
-}
-
-
-def magnitudes(shape: tuple[int, ...], dtype: Any) -> Tensor:
-    """Return numbers of any sign, from 1e-3 to 10."""
-    real = 10 ** (4 * torch.rand(shape, dtype=torch.float64) - 3) * torch.randint(0, 2, shape).mul(2).sub(1)
-    if dtype.is_complex:
-        return torch.complex(real, torch.randn(shape, dtype=torch.float64)).to(dtype)
-    return real.to(dtype)
 
 
 class Problem:
@@ -310,10 +152,6 @@ class Problem:
             after_step(step)
             found.append(flat(params))
         return np.array(found)
-
-
-def flat(params: list[Tensor]) -> Array:
-    return np.concatenate([numbers(param).ravel().astype(np.float64) for param in params])
 
 
 def both(problem: Problem, make: Callable[[Any, list[Tensor]], Any]) -> tuple[Array, Array]:

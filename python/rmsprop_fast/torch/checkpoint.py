@@ -1,0 +1,130 @@
+"""The state of parameters: as a step needs it, and as the state dicts of `torch.optim.RMSprop` have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rmsprop_fast.torch.tensors import Param, fitting_kept, fitting_step_count, kept_copy, kept_full, real
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What is kept for a parameter besides its step count. With centered, `variance` stands in the place of `square_avg`.
+_KEPT = ("square_avg", "variance", "grad_avg", "momentum_buffer")
+
+
+def completed(given: object, param: Param, group: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a parameter with all that a step needs, in the form that it needs."""
+    name = f"the state of {param.name}"
+    state = {} if given is None else _copied(given, name)
+    state["step"] = fitting_step_count(state.get("step", 0), f"{name}['step']")
+    for key in _KEPT:
+        if key in state:
+            state[key] = fitting_kept(state[key], param, f"{name}[{key!r}]")
+
+    def start(key: str, number: float) -> None:
+        if key not in state:
+            state[key] = kept_full(param.tensor, number)
+
+    if group["centered"]:
+        start("grad_avg", 0)
+        if "square_avg" in state:
+            state["variance"] = _variance(state.pop("square_avg"), state)
+        start("variance", group["initial_s"])
+    else:
+        state = _with_square_avg(state)
+        state.pop("variance", None)
+        start("square_avg", group["initial_s"])
+    if group["momentum"] > 0:
+        start("momentum_buffer", 0)
+    return state
+
+
+def add_square_avg(_optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Add to a state dict, as a hook, what `torch.optim.RMSprop` keeps in the place of a variance."""
+    states = state_dict["state"]
+    states.update({index: _with_square_avg(state) for index, state in states.items()})
+
+
+@torch.no_grad()
+def prepared_to_load(
+    optimizer: torch.optim.Optimizer, state_dict: dict[str, Any], require_legal: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Return a state dict that lacks no option, with tensors that Optimizer.load_state_dict leaves as they are."""
+    own_groups, saved_groups = optimizer.param_groups, state_dict["param_groups"]
+    own_sizes, saved_sizes = ([len(group["params"]) for group in groups] for groups in (own_groups, saved_groups))
+    if own_sizes != saved_sizes:
+        return state_dict  # which Optimizer refuses
+
+    groups = []
+    for own, saved in zip(own_groups, saved_groups, strict=True):
+        group = {key: own[key] for key in optimizer.defaults} | saved
+        # How to run belongs to this run, not to what was learnt.
+        group |= {key: own[key] for key in ("capturable", "differentiable", "foreach")}
+        require_legal(group)
+        groups.append(group)
+
+    indices = (index for group in groups for index in group["params"])
+    params = (param for group in own_groups for param in group["params"])
+    state = dict(state_dict["state"])
+    for index, param in dict(zip(indices, params, strict=True)).items():
+        if index in state:
+            name = f"state[{index}]"
+            kept = _copied(state[index], name)
+            state[index] = {key: _to_load(key, value, param, f"{name}[{key!r}]") for key, value in kept.items()}
+    return {**state_dict, "param_groups": groups, "state": state}
+
+
+def take_loaded(states: dict[Any, Any]) -> None:
+    """Put the tensors that were loaded in their places."""
+    for state in states.values():
+        if isinstance(state, dict):
+            state.update({key: value.tensor for key, value in state.items() if isinstance(value, _Loaded)})
+
+
+@dataclass
+class _Loaded:
+    """Hides a tensor from Optimizer.load_state_dict, which would round it to the dtype of the parameter."""
+
+    tensor: Tensor
+
+
+def _copied(state: object, name: str) -> dict[str, Any]:
+    if not isinstance(state, dict):
+        raise TypeError(f"{name}: expected a dict, got {state!r}")
+    return dict(state)
+
+
+def _to_load(key: str, value: Any, param: Tensor, name: str) -> Any:
+    if key == "step" and isinstance(value, Tensor):
+        return _Loaded(value.detach().clone())
+    return _Loaded(kept_copy(value, param, name)) if key in _KEPT else value
+
+
+def _squares(tensor: Tensor) -> Tensor:
+    """Return the squares, for complex numbers those of both parts."""
+    if tensor.is_complex():
+        return torch.view_as_complex(real(tensor).square())
+    return tensor.square()
+
+
+def _with_square_avg(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state with the square_avg that belongs to its variance, if it has no other."""
+    if "square_avg" in state or "variance" not in state or "grad_avg" not in state:
+        return state
+    return {**state, "square_avg": state["variance"] + _squares(state["grad_avg"])}
+
+
+def _variance(square_avg: Tensor, state: dict[str, Any]) -> Tensor:
+    """Return the variance that belongs to a square_avg."""
+    squares = _squares(state["grad_avg"])
+    variance = real(square_avg - squares).clamp(min=0)
+    if "variance" in state:
+        # Others change square_avg and know nothing of the variance: it is worth something where both still agree.
+        saved = state["variance"]
+        variance = torch.where(real(saved + squares) == real(square_avg), real(saved), variance)
+    return torch.view_as_complex(variance) if square_avg.is_complex() else variance

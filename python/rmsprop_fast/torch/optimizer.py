@@ -1,0 +1,297 @@
+"""The optimizer, as PyTorch and its users see it; steps are taken by `_core.ParamGroups`."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from rmsprop_fast import _core
+from rmsprop_fast.torch.checkpoint import add_square_avg, completed, prepared_to_load, take_loaded
+from rmsprop_fast.torch.tensors import fitting_gradient, fitting_param, norm_over_processes, plain, require_cpu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch.optim.optimizer import ParamsT
+
+
+class RMSprop(torch.optim.Optimizer):
+    """`torch.optim.RMSprop` as one fused pass over all parameters, in place, on the CPU.
+
+    Has the parameters and defaults of `torch.optim.RMSprop`, and options of its own. State dicts may be exchanged with
+    it in both directions, in the middle of a training. Results differ by rounding; with ``centered`` the variance is
+    kept itself, so it never turns negative.
+
+    Parameters
+    ----------
+    params : iterable of tensors, of (name, tensor) pairs, or of dicts
+        float32, float64, float16, bfloat16, complex64 or complex128, on the CPU, dense in any memory order; or DTensors
+        with such shards. For halves, computations and state are in float32. A dict is a group with options of its own.
+    lr : float or Tensor, default 1e-2
+        Learning rate; a tensor has one element.
+    alpha : float, default 0.99
+        Decay rate of the running means, from 0 to 1.
+    eps : float, default 1e-8
+        Added to the root of the mean.
+    weight_decay : float, default 0
+        Pull to 0; part of the gradient (L2), but for ``decoupled_weight_decay``.
+    momentum : float, default 0
+        Decay rate of the momentum buffer, from 0 to 1.
+    centered : bool, default False
+        Divide by the standard deviation of the gradient.
+    capturable, differentiable : bool, default False
+        Must be False: there are no CUDA graphs on the CPU, and a fused step has no derivative.
+    foreach : bool, optional
+        Has no meaning here, and is ignored.
+    maximize : bool, default False
+        Ascend.
+    nesterov : bool, default False
+        Nesterov's momentum, as in optax; needs momentum.
+    lr_in_momentum : bool, default False
+        Whether the momentum buffer sums up steps that include lr (TensorFlow, Keras).
+    eps_inside_sqrt : bool, default False
+        Divide by ``sqrt(square_avg + eps)``.
+    initial_s : float, default 0
+        What square_avg starts at.
+    bias_correction : bool, default False
+        Correct the running means for having started at 0.
+    decoupled_weight_decay : bool, default False
+        Let ``weight_decay`` act on the parameter, apart from the step: ``p = p - lr * weight_decay * p``.
+    clip_value : float, optional
+        Clamp every gradient to at most this, either side of 0, as `torch.nn.utils.clip_grad_value_`.
+    max_grad_norm : float, optional
+        Scale all gradients so that the norm of all of them, over all groups, is at most this, as
+        `torch.nn.utils.clip_grad_norm_` (without the 1e-6 that it adds to the norm). The gradients stay as they are.
+    skip_nonfinite : bool, default False
+        Skip steps whose gradients are not finite, or have squares that overflow: such a step changes nothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For options out of range or in contradiction, and parameters that are not on the CPU. Whatever else there is to
+        say against a tensor, `step` does.
+
+    Notes
+    -----
+    ``max_grad_norm`` and ``skip_nonfinite`` are for the whole gradient, so they must be the same in all groups. Where
+    parameters are DTensors, the norm is that over all processes. `torch.distributed.optim.ZeroRedundancyOptimizer`
+    gives each process an optimizer of some of the parameters, which knows nothing of the others: clip before the step.
+
+    `rmsprop_fast.State` has the equations and the sources of the options: ``help(rmsprop_fast.State.nesterov)``.
+    """
+
+    __module__ = "rmsprop_fast.torch"  # the public name, which is in pickles
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        nesterov: bool = False,
+        lr_in_momentum: bool = False,
+        eps_inside_sqrt: bool = False,
+        initial_s: float = 0,
+        bias_correction: bool = False,
+        decoupled_weight_decay: bool = False,
+        clip_value: float | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+    ) -> None:
+        self._kernel = _make_kernel()
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "alpha": alpha,
+            "eps": eps,
+            "centered": centered,
+            "weight_decay": weight_decay,
+            "capturable": capturable,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "nesterov": nesterov,
+            "lr_in_momentum": lr_in_momentum,
+            "eps_inside_sqrt": eps_inside_sqrt,
+            "initial_s": initial_s,
+            "bias_correction": bias_correction,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "clip_value": clip_value,
+            "max_grad_norm": max_grad_norm,
+            "skip_nonfinite": skip_nonfinite,
+        }
+        super().__init__(params, defaults)
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the whole gradient at the last step, before clipping; None if that step did not need it."""
+        return self._kernel.grad_norm
+
+    @property
+    def skipped(self) -> int:
+        """How many steps ``skip_nonfinite`` has skipped since this object was made; no part of its state dict."""
+        return self._kernel.skipped
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update, in place, all parameters that have a gradient.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model again, and returns the loss.
+
+        Returns
+        -------
+        The loss of the closure, or None.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For tensors and options that are not as the class describes; then nothing has changed.
+        RuntimeError
+            For sparse gradients, or if another thread is in a step of this optimizer.
+        """
+        arguments = () if closure is None else (closure,)
+        if torch.compiler.is_compiling():
+            return (self._observed_update if type(self).step is RMSprop.step else self._opaque_update)(*arguments)
+        return (self._observed_update if self._is_observed() else self._update)(*arguments)
+
+    # Optimizer would wrap `step` in a profiler's scope and a look for hooks, which cost as much as a step of a small
+    # model: _is_observed() says when they are needed.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _is_observed(self) -> bool:
+        return type(self).step is RMSprop.step and bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        )
+
+    def _update(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        before: dict[Tensor, dict[str, Any] | None] = {}
+        fit = functools.partial(self._fit, before)
+        try:
+            self._kernel.step(self.param_groups, self.state, fit, self._norm_over_processes, torch.get_num_threads())
+        except Exception:
+            for param, state in before.items():
+                if state is None:
+                    del self.state[param]
+                else:
+                    self.state[param] = state
+            raise
+        return loss
+
+    _opaque_update: Callable[..., float | None] = torch.compiler.disable(_update)  # type: ignore[no-untyped-call]
+    _observed_update: Callable[..., float | None] = torch.compiler.disable(  # type: ignore[no-untyped-call]
+        torch.optim.Optimizer.profile_hook_step(_update)
+    )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, as `torch.optim.Optimizer.add_param_group`, or raise what is wrong with it."""
+        super().add_param_group(param_group)
+        try:
+            self._require_legal(param_group)
+            for index, param in enumerate(param_group["params"]):
+                if param.device.type != "meta":  # which may get its memory later
+                    require_cpu(param, _name(param_group, len(self.param_groups) - 1, index))
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as `torch.optim.Optimizer.state_dict`; `torch.optim.RMSprop` can load it.
+
+        With ``centered`` it has ``square_avg``, which is ``variance + grad_avg**2``, and also ``variance``.
+        """
+        handle = self.register_state_dict_post_hook(add_square_avg, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a copy of a state dict, also one of `torch.optim.RMSprop`: then options that it lacks stay as they are.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If groups or shapes differ from those here, or values cannot be taken; nothing has changed then.
+        """
+        prepare = functools.partial(prepared_to_load, require_legal=self._require_legal)
+        handle = self.register_load_state_dict_pre_hook(prepare)  # the last one
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_kernel" not in self.__dict__:
+            self._kernel = _make_kernel()
+        take_loaded(self.state)
+
+    def _require_legal(self, group: dict[str, Any]) -> None:
+        self._kernel.require_legal(group)
+        reasons = {
+            "capturable": "there are no CUDA graphs on the CPU",
+            "differentiable": "a fused step has no derivative",
+        }
+        for key, reason in reasons.items():
+            if group[key]:
+                raise ValueError(
+                    f"{key}: expected False, got {group[key]!r}: {reason}; torch.optim.RMSprop has this option"
+                )
+
+    def _norm_over_processes(self) -> float | None:
+        return norm_over_processes([param for group in self.param_groups for param in group["params"]])
+
+    @torch.no_grad()
+    def _fit(
+        self, before: dict[Tensor, dict[str, Any] | None], group_index: int, index: int, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Return tensors that the kernel can take for a parameter, or raise what is wrong with those that are there.
+
+        They become its state; what was its state goes into `before`.
+        """
+        group = self.param_groups[group_index]
+        param = fitting_param(group["params"][index], _name(group, group_index, index))
+        gradient = fitting_gradient(grad, param)
+        given = self.state.get(param.tensor)
+        state = completed(given, param, group)
+        before.setdefault(param.tensor, given)  # the first one, should a parameter come twice
+        self.state[param.tensor] = state
+        mean = state["variance" if group["centered"] else "square_avg"]
+        kept = (mean, state.get("grad_avg"), state.get("momentum_buffer"))
+        numbers = (tensor if tensor is None else plain(tensor, param.name) for tensor in kept)
+        return param.plain, gradient, state["step"], *numbers
+
+
+def _make_kernel() -> _core.ParamGroups:
+    return _core.param_groups(Tensor, torch._C._increment_version)
+
+
+def _name(group: dict[str, Any], group_index: int, index: int) -> str:
+    names = group.get("param_names")
+    return str(names[index]) if names else f"param_groups[{group_index}]['params'][{index}]"

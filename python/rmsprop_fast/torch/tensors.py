@@ -1,0 +1,204 @@
+"""What the kernel takes: plain numbers in dense memory, in the order and the types that their parameter asks for."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# Types of parameters, and those in which they are computed and their state is kept.
+_COMPUTE_DTYPES = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.complex64: torch.complex64,
+    torch.complex128: torch.complex128,
+}
+
+
+class Param(NamedTuple):
+    """A parameter that the kernel can take, which its gradient and its state must fit."""
+
+    tensor: Tensor  # as it is in its group
+    plain: Tensor  # its numbers in memory
+    name: str
+
+
+def require_cpu(tensor: Tensor, name: str) -> None:
+    """Raise if the tensor is on another device."""
+    if tensor.device.type != "cpu":
+        raise TypeError(
+            f"{name}: expected a tensor on the CPU, got one on {tensor.device}; use torch.optim.RMSprop for that"
+        )
+
+
+def plain(tensor: Tensor, name: str) -> Tensor:
+    """Return the real numbers in memory that a tensor stands for, without a copy; or raise why there are none."""
+    local: Any = tensor
+    if _is_dtensor(tensor):
+        local = tensor.to_local()  # type: ignore[attr-defined]
+        if hasattr(local, "wait"):  # a collective that is still under way
+            local = local.wait()
+    require_cpu(local, name)
+    if local.layout != torch.strided or local.is_nested:
+        kind = "a nested one" if local.is_nested else f"one of layout {local.layout}"
+        raise TypeError(f"{name}: expected a dense tensor, got {kind}")
+    if local.dtype not in _COMPUTE_DTYPES:
+        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in _COMPUTE_DTYPES)
+        raise TypeError(f"{name}: expected one of {expected}, got {str(local.dtype).removeprefix('torch.')}")
+    if local.is_conj() or local.is_neg():
+        raise TypeError(f"{name}: expected numbers as they are in memory, got a conjugated or negated view of others")
+    if local.numel() > 0 and _address(local) == 0:
+        kind = f"{type(local).__module__}.{type(local).__qualname__}"
+        raise TypeError(f"{name}: expected a tensor with memory of its own, got a {kind} that wraps others")
+    return real(local)
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Return the real numbers of a tensor, in the same memory: of complex ones, both parts in a last axis of two."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def fitting_param(tensor: Tensor, name: str) -> Param:
+    """Return the parameter, or raise why it cannot be updated in place."""
+    numbers = plain(tensor, name)
+    # The copy has the same strides if, and only if, they are dense.
+    if not _has_order(numbers, torch.empty_like(numbers, device="meta")):
+        raise ValueError(
+            f"{name}: expected dense memory, got shape {tuple(numbers.shape)} with strides {numbers.stride()}; make "
+            "the parameter from tensor.contiguous()"
+        )
+    if not _is_aligned(numbers):
+        raise ValueError(f"{name}: expected memory aligned to {numbers.element_size()} bytes, got {numbers.data_ptr()}")
+    return Param(tensor, numbers, name)
+
+
+def fitting_gradient(grad: Tensor, param: Param) -> Tensor:
+    """Return the numbers of the gradient in the memory order of its parameter, as a copy if it must be."""
+    name = f"{param.name}.grad"
+    if grad.layout != torch.strided:
+        raise RuntimeError(f"{name}: RMSprop does not support sparse gradients yet, got layout {grad.layout}")
+    _require_same_mesh(grad, param.tensor, name)
+    given: Any = grad
+    if _is_dtensor(grad) and given.placements != param.tensor.placements:  # type: ignore[attr-defined]
+        given = given.redistribute(placements=param.tensor.placements)  # type: ignore[attr-defined]
+    numbers = plain(given.resolve_conj().resolve_neg(), name)
+    _require_shape(numbers, param.plain, name)
+    is_half_of_float32 = param.plain.dtype == torch.float32 and numbers.dtype in (torch.float16, torch.bfloat16)
+    if numbers.dtype != param.plain.dtype and not is_half_of_float32:
+        raise TypeError(f"{name}: expected {param.plain.dtype} as its parameter, got {numbers.dtype}")
+    if _lies_like(numbers, param.plain):
+        return numbers
+    return torch.empty_like(param.plain, dtype=numbers.dtype).copy_(numbers)
+
+
+def fitting_kept(kept: Any, param: Param, name: str) -> Tensor:
+    """Return what is kept for a parameter, as a copy if it does not have its memory order and compute type."""
+    _require_shape(kept, param.tensor, name)
+    if kept.dtype == _COMPUTE_DTYPES[param.tensor.dtype] and kept.device.type == "cpu" and kept.layout == torch.strided:
+        _require_same_mesh(kept, param.tensor, name)
+        if _lies_like(plain(kept, name), param.plain):
+            return kept  # type: ignore[no-any-return]
+    return kept_copy(kept, param.tensor, name)
+
+
+def kept_copy(values: Any, param: Tensor, name: str) -> Tensor:
+    """Return a new tensor to be kept for a parameter, with these values."""
+    _require_shape(values, param, name)
+    _require_same_mesh(values, param, name)
+    if values.layout != torch.strided or values.is_meta:
+        raise TypeError(f"{name}: expected a dense tensor with values, got one of {values.layout} on {values.device}")
+    return _empty_kept(param).copy_(values)
+
+
+def kept_full(param: Tensor, number: float) -> Tensor:
+    """Return a new tensor to be kept for a parameter, all this number, and so is the imaginary part."""
+    return _empty_kept(param).fill_(complex(number, number) if param.is_complex() else number)
+
+
+def fitting_step_count(step: Any, name: str) -> Tensor:
+    """Return a step count that the kernel can count on: the one that is given, if it can."""
+    expected = "a finite number of at least 0, or a tensor of one"
+    is_one = isinstance(step, Tensor) and step.numel() == 1 and not step.is_meta and not step.is_complex()
+    if not (is_one or isinstance(step, (int, float))):
+        raise TypeError(f"{name}: expected {expected}, got {step!r}")
+    count = float(step)
+    if not (math.isfinite(count) and count >= 0):
+        raise ValueError(f"{name}: expected {expected}, got {step!r}")
+    if (
+        type(step) is Tensor
+        and step.dtype in (torch.float32, torch.float64)
+        and step.device.type == "cpu"
+        and step.layout == torch.strided
+        and not step.is_neg()
+        and _is_aligned(step)
+    ):
+        return step
+    return torch.tensor(count, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+
+
+def norm_over_processes(params: list[Tensor]) -> float | None:
+    """Return the norm of the whole gradient of which this process has only parts; None if it has all of it.
+
+    Gradients that are no DTensors are taken to be the same in all processes.
+    """
+    if not any(_is_dtensor(param) for param in params):
+        return None
+    # torch.nn.utils.get_total_norm takes one mesh only, and rounds to the dtype of the gradients.
+    norms: dict[Any, list[Tensor]] = {}
+    for param in params:
+        if (grad := param.grad) is not None:
+            dtype = torch.complex128 if grad.is_complex() else torch.float64
+            norms.setdefault(_mesh(grad), []).append(torch.linalg.vector_norm(grad.detach(), dtype=dtype))
+    totals: list[Any] = [torch.linalg.vector_norm(torch.stack(of_mesh)) for of_mesh in norms.values()]
+    return math.hypot(*(float(total.full_tensor() if _is_dtensor(total) else total) for total in totals))
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    module = sys.modules.get("torch.distributed.tensor")  # until somebody imports it, no tensor is one
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def _address(tensor: Tensor) -> int:
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:  # of wrappers that have no storage
+        return 0
+
+
+def _is_aligned(tensor: Tensor) -> bool:
+    return tensor.data_ptr() % tensor.element_size() == 0
+
+
+def _has_order(tensor: Tensor, like: Tensor) -> bool:
+    return tensor.stride() == like.stride() or tensor.numel() == 0
+
+
+def _lies_like(tensor: Tensor, like: Tensor) -> bool:
+    return tensor.shape == like.shape and _has_order(tensor, like) and _is_aligned(tensor)
+
+
+def _empty_kept(param: Tensor) -> Tensor:
+    return torch.empty_like(param, dtype=_COMPUTE_DTYPES[param.dtype])
+
+
+def _require_shape(value: object, like: Tensor, name: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {value!r}")
+    if value.shape != like.shape:
+        raise ValueError(f"{name}: expected shape {tuple(like.shape)}, got {tuple(value.shape)}")
+
+
+def _mesh(tensor: Any) -> Any:
+    return tensor.device_mesh if _is_dtensor(tensor) else None
+
+
+def _require_same_mesh(tensor: Tensor, param: Tensor, name: str) -> None:
+    given, expected = _mesh(tensor), _mesh(param)
+    if given != expected:
+        kinds = ["a plain tensor" if mesh is None else f"a DTensor on {mesh}" for mesh in (expected, given)]
+        raise TypeError(f"{name}: expected {kinds[0]} as its parameter, got {kinds[1]}")

@@ -1,0 +1,148 @@
+"""RMSprop for PyTorch in the place of torch.optim.RMSprop: its options."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rmsprop_fast.torch import RMSprop  # noqa: E402
+from torch_oracle import OWN_OPTIONS, Oracle, everything  # noqa: E402
+from torch_params import Options, parameter  # noqa: E402
+
+
+def test_the_signature_is_torchs_and_then_ours() -> None:
+    theirs, ours = (
+        [
+            (parameter.name, parameter.kind, parameter.default)
+            for parameter in inspect.signature(cls).parameters.values()
+        ]
+        for cls in (torch.optim.RMSprop, RMSprop)
+    )
+    assert ours == theirs + [(name, inspect.Parameter.KEYWORD_ONLY, off) for name, off in OWN_OPTIONS.items()]
+    assert issubclass(RMSprop, torch.optim.Optimizer)
+    assert not issubclass(RMSprop, torch.optim.RMSprop)
+    assert f"{RMSprop.__module__}.{RMSprop.__qualname__}" == "rmsprop_fast.torch.RMSprop"  # by which pickles find it
+
+
+def test_groups_have_the_options_of_torch_and_ours() -> None:
+    param = parameter(3)
+    assert RMSprop([param]).defaults == torch.optim.RMSprop([param]).defaults | OWN_OPTIONS
+    group = RMSprop([{"params": [param], "lr": 0.5}], 0.1, 0.9, 1e-3, 0.2, 0.3, True, nesterov=True).param_groups[0]
+    assert group.pop("params") == [param]
+    given = {"lr": 0.5, "alpha": 0.9, "eps": 1e-3, "weight_decay": 0.2, "momentum": 0.3, "centered": True}
+    assert group == torch.optim.RMSprop([param]).defaults | OWN_OPTIONS | given | {"nesterov": True}
+
+
+@pytest.mark.parametrize("foreach", [None, True, False])
+def test_foreach_is_accepted_and_changes_nothing(foreach: bool | None) -> None:
+    Oracle(RMSprop([parameter(3), parameter(2)], foreach=foreach, momentum=0.9)).check_step()
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"), [("capturable", "there are no CUDA graphs"), ("differentiable", "has no derivative")]
+)
+def test_what_a_fused_step_on_the_cpu_cannot_be_is_refused_with_a_reason(option: str, reason: str) -> None:
+    for group, default in (({}, True), ({option: True}, False)):
+        with pytest.raises(ValueError, match=rf"^{option}: expected False, got True: .*{reason}.*torch.optim.RMSprop"):
+            RMSprop([{"params": [parameter(3)], **group}], **{option: default})
+
+
+BAD_OPTIONS: list[tuple[Options, type[Exception], str]] = [
+    ({"lr": -1.0}, ValueError, "{}lr{}: expected a finite number of at least 0, got -1.0"),
+    (
+        {"lr": torch.tensor([1.0, 2.0])},
+        ValueError,
+        r"{}lr{}: expected a number or a tensor of one element, got tensor\(\[1., 2",
+    ),
+    ({"lr": torch.tensor(math.inf)}, ValueError, "{}lr{}: expected a finite number of at least 0, got inf"),
+    ({"lr": "1"}, TypeError, "{}lr{}: expected a finite number of at least 0, got '1'"),
+    ({"alpha": 1.5}, ValueError, "{}alpha{}: expected a number from 0 to 1, got 1.5"),
+    ({"eps": -1e-8}, ValueError, "{}eps{}: expected a finite number of at least 0, got -1e-08"),
+    ({"eps": math.nan}, ValueError, "{}eps{}: expected a finite number of at least 0, got nan"),
+    ({"weight_decay": -1}, ValueError, "{}weight_decay{}: expected a finite number of at least 0, got -1"),
+    ({"momentum": 1.5}, ValueError, "{}momentum{}: expected a number from 0 to 1, got 1.5"),
+    ({"momentum": None}, TypeError, "{}momentum{}: expected a number from 0 to 1, got None"),
+    ({"centered": 1}, TypeError, "{}centered{}: expected True or False, got 1"),
+    ({"maximize": None}, TypeError, "{}maximize{}: expected True or False, got None"),
+    ({"initial_s": -1}, ValueError, "{}initial_s{}: expected a finite number of at least 0, got -1"),
+    ({"clip_value": 0}, ValueError, "{}clip_value{}: expected None or a finite number above 0, got 0"),
+    ({"max_grad_norm": -1}, ValueError, "{}max_grad_norm{}: expected None or a finite number above 0, got -1"),
+    ({"nesterov": True}, ValueError, "nesterov: expected momentum above 0 with nesterov=True"),
+    ({"bias_correction": True, "initial_s": 1}, ValueError, "bias_correction: expected initial_s=0"),
+    ({"bias_correction": True, "alpha": 1}, ValueError, "bias_correction: expected alpha below 1"),
+    ({"clip_value": 1, "max_grad_norm": 2}, ValueError, "clip_value, max_grad_norm: expected at most one of them"),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"), BAD_OPTIONS, ids=[repr(options) for options, *_ in BAD_OPTIONS]
+)
+def test_illegal_options_are_refused_at_once_and_before_a_step_changes_anything(
+    options: Options, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match="^" + message.format("", "")):
+        RMSprop([parameter(3)], **options)
+    params = parameter(3), parameter(4)
+    optimizer = RMSprop([{"params": params[:1]}, {"params": params[1:]}])
+    optimizer.step()
+    before = everything(optimizer, *params)
+    group = optimizer.param_groups[1]
+    legal = dict(group)
+    group.update(options)
+    with pytest.raises(error, match="^" + message.format(r"param_groups\[1\]\['", r"'\]")):
+        optimizer.step()
+    assert everything(optimizer, *params) == before
+    group.update(legal)
+    optimizer.step()
+    assert optimizer.state[params[1]]["step"] == 2
+
+
+@pytest.mark.parametrize("option", [{"max_grad_norm": 1.0}, {"skip_nonfinite": True}], ids=repr)
+def test_what_concerns_the_whole_gradient_is_the_same_in_all_groups(option: Options) -> None:
+    params = parameter(3), parameter(4)
+    optimizer = RMSprop([{"params": params[:1]}, {"params": params[1:], **option}])
+    before = everything(optimizer, *params)
+    with pytest.raises(ValueError, match=r"^param_groups\[1\]: expected max_grad_norm and skip_nonfinite as in"):
+        optimizer.step()
+    assert everything(optimizer, *params) == before
+
+
+def test_an_option_that_got_lost_is_missed() -> None:
+    optimizer = RMSprop([parameter(3)])
+    del optimizer.param_groups[0]["alpha"]
+    with pytest.raises(ValueError, match=r"^param_groups\[0\]\['alpha'\]: expected a value, got a group without it"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_lr_may_be_a_tensor_that_changes_in_place(dtype: Any, shape: tuple[int, ...]) -> None:
+    lr = torch.full(shape, 0.1, dtype=dtype)
+    optimizer = RMSprop([parameter(3)], lr=lr)
+    oracle = Oracle(optimizer)
+    oracle.check_step()
+    lr.mul_(0.5)
+    oracle.check_step()
+    optimizer.param_groups[0]["lr"] = 0.25
+    oracle.check_step()
+    assert lr == torch.full(shape, 0.1, dtype=dtype) * 0.5  # steps read it
+
+
+@pytest.mark.parametrize("tensor_lr", [False, True])
+def test_schedulers_set_the_rate(tensor_lr: bool) -> None:
+    groups: list[Options] = [{"params": [parameter(3)]}, {"params": [parameter(2)], "lr": 0.5}]
+    optimizer = RMSprop(groups)
+    if tensor_lr:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    oracle = Oracle(optimizer)
+    for step in range(3):
+        assert [float(group["lr"]) for group in optimizer.param_groups] == [0.01 * 0.5**step, 0.5 * 0.5**step]
+        oracle.check_step()
+        scheduler.step()

@@ -24,12 +24,6 @@ struct Layout {
   std::size_t size;
 };
 
-// A masked array, whose mask we would ignore?
-bool is_masked(py::handle array);
-
-// Integers or floats of any width?
-bool has_real_numbers(py::handle array);
-
 class Buffers {
  public:
   // Learns tree and layouts of `params`.
@@ -64,6 +58,7 @@ class Buffers {
   Element narrowest() const;
 
   const Tree& tree() const { return tree_; }
+  const std::vector<Layout>& layouts() const { return layouts_; }
 
  private:
   Tree tree_;

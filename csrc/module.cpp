@@ -159,7 +159,6 @@ PYBIND11_MODULE(_core, m) {
           "grad_avg", [](const State& self) { return self.kept(&Leaf::m); }, docs::State_grad_avg)
       .def_property_readonly(
           "momentum_buffer", [](const State& self) { return self.kept(&Leaf::b); }, docs::State_momentum_buffer)
-      .def_property("lr", &State::lr, &State::set_lr, docs::State_lr)
       .def_property("steps", &State::steps, &State::set_steps, docs::State_steps)
       .def_property("skipped", &State::skipped, &State::set_skipped, docs::State_skipped)
       .def_property_readonly("grad_norm", &State::grad_norm, docs::State_grad_norm)
@@ -168,17 +167,17 @@ PYBIND11_MODULE(_core, m) {
       .def("_set_grad_norm", &State::set_grad_norm, arg("norm").none(true));
   for (const Option& option : options()) {
     const auto get = [&option](const State& self) { return self.get(option); };
+    const std::string doc = docstring(option);
     if (option.only_at_init)
-      state.def_property_readonly(option.name, get, docs::option(option.name));
+      state.def_property_readonly(option.name, get, doc.c_str());
     else
       state.def_property(
-          option.name, get, [&option](State& self, py::handle value) { self.set(option, value); },
-          docs::option(option.name));
+          option.name, get, [&option](State& self, py::handle value) { self.set(option, value); }, doc.c_str());
   }
 
   m.def(
       "init", [](py::handle params, const py::kwargs& hyper) { return std::make_unique<State>(params, hyper); },
-      docs::init, arg("params"));
+      ("init" + signature() + docs::init + parameters() + docs::init_returns).c_str(), arg("params"));
   static PyMethodDef raw_methods[] = {{"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_step)),
                                        METH_FASTCALL | METH_KEYWORDS, docs::step},
                                       {}};

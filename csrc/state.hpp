@@ -34,8 +34,6 @@ class State {
   py::object s() const;
   py::object variance() const;
   py::object kept(void* Leaf::* member) const;  // None if there are no such arrays
-  py::object lr() const;
-  void set_lr(py::handle value);
   py::object get(const Option& option) const;
   void set(const Option& option, py::handle value);
   std::int64_t steps() const { return steps_; }
@@ -53,13 +51,14 @@ class State {
   Hyper hyper_;
   Buffers buffers_;
   Gradient gradient_;
-  double lr_number_ = 0;                              // lr, if it is one number
-  std::optional<std::vector<py::object>> lr_leaves_;  // else for each leaf a float or a read-only array
+  std::optional<std::vector<py::object>> lr_leaves_;  // if lr is a tree: for each leaf a float or a read-only array
   std::int64_t steps_ = 0;
   std::int64_t skipped_ = 0;
   std::optional<double> grad_norm_;
   std::atomic<bool> in_use_ = false;
 
+  std::vector<py::object> read_lr(py::handle tree, const char* name) const;
+  void use_lr(std::optional<std::vector<py::object>> leaves);
   void set_count(std::int64_t& count, py::handle value, const char* name);
 };
 

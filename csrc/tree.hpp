@@ -11,9 +11,6 @@ namespace rmsprop_fast {
 
 namespace py = pybind11;
 
-// What messages call a value.
-std::string quote(py::handle value);
-
 class Tree {
  public:
   // Learns the shape of `root`, which messages call `name`. A container that appears twice is refused, so no tree is

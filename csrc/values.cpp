@@ -7,7 +7,8 @@ namespace rmsprop_fast {
 std::string quote(py::handle value) {
   try {
     return py::repr(value);
-  } catch (const py::error_already_set&) {
+  } catch (const py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;  // KeyboardInterrupt, say
     return std::string("an object of type ") + Py_TYPE(value.ptr())->tp_name;
   }
 }

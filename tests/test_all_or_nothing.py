@@ -390,6 +390,25 @@ def test_interrupts_are_not_swallowed() -> None:
         rf.init(np.ones(3)).steps = Interrupting()  # type: ignore[assignment]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_interrupts_while_a_message_is_made_are_not_swallowed(error: type[BaseException]) -> None:
+    class Hidden:
+        def __repr__(self) -> str:
+            raise error if armed else ValueError
+
+    armed = True
+    p = np.ones(3)
+    state = rf.init(p)
+    with pytest.raises(error):
+        state.lr = Hidden()
+    with pytest.raises(error):
+        rf.init({Hidden(): [1]})
+    armed = False
+    with pytest.raises(TypeError, match=r"params\[an object of type Hidden\]\[0\]: expected a NumPy array, got int"):
+        rf.init({Hidden(): [1]})
+    assert state.lr == 0.01
+
+
 def test_step_size_refuses_what_is_no_state() -> None:
     with pytest.raises(TypeError, match=r"state: expected a rmsprop_fast\.State, got dict"):
         rf.step_size({})  # type: ignore[arg-type]

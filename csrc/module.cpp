@@ -60,6 +60,17 @@ void step(py::handle params, py::handle grads, py::handle state_object) {
       run({buffers.leaves(), buffers.elements(), dispatch::kernels(), state.gradient(), parallel::threads()}));
 }
 
+// pybind11 would answer wrong arguments in words of its own.
+std::unique_ptr<State> init(const py::args& positional, const py::kwargs& named) {
+  const bool by_name = named.contains("params");
+  if (positional.size() + by_name != 1)
+    throw py::type_error("init: expected params, and hyper-parameters by name, got " +
+                         std::to_string(positional.size()) + " by position" + (by_name ? " and params by name" : ""));
+  py::dict hyper = named.attr("copy")();
+  const py::object params = by_name ? hyper.attr("pop")("params") : positional[0];
+  return std::make_unique<State>(params, hyper);
+}
+
 // What bounds a step of these float32 arrays, `passes` times, in the shares that a step's threads would have.
 void run_limit(py::handle params, py::handle grads, State& state, bool memory, double passes) {
   const InUse in_use(state.in_use(), "state");
@@ -175,9 +186,7 @@ PYBIND11_MODULE(_core, m) {
           option.name, get, [&option](State& self, py::handle value) { self.set(option, value); }, doc.c_str());
   }
 
-  m.def(
-      "init", [](py::handle params, const py::kwargs& hyper) { return std::make_unique<State>(params, hyper); },
-      ("init" + signature() + docs::init + parameters() + docs::init_returns).c_str(), arg("params"));
+  m.def("init", &init, ("init" + signature() + docs::init + parameters() + docs::init_returns).c_str());
   static PyMethodDef raw_methods[] = {{"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_step)),
                                        METH_FASTCALL | METH_KEYWORDS, docs::step},
                                       {}};
@@ -197,6 +206,10 @@ PYBIND11_MODULE(_core, m) {
         return std::make_unique<ParamGroups>(tensor_type, increment_version);
       },
       docs::param_groups, arg("tensor_type"), arg("increment_version"));
+
+  // Or an object's __class__ could become another one, and find no C++ part of its own.
+  for (const py::handle type : {py::handle(state), py::handle(param_groups)})
+    reinterpret_cast<PyTypeObject*>(type.ptr())->tp_flags |= Py_TPFLAGS_IMMUTABLETYPE;
 
   m.def("kernels", &dispatch::kernel_names, docs::kernels);
   m.def("get_kernel", &dispatch::kernel_name, docs::get_kernel);

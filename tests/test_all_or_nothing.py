@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import rmsprop_fast as rf
+from rmsprop_fast import _core
 
 pytestmark = pytest.mark.core
 
@@ -599,8 +600,21 @@ def test_norms_are_numbers_of_type_double() -> None:
 def test_unknown_hyper_parameters() -> None:
     with pytest.raises(TypeError, match=r"init: expected hyper-parameters among lr, rho, eps, .*; got 'learning_rate'"):
         rf.init(np.ones(3), learning_rate=0.1)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r"init\(\)"):
-        rf.init(np.ones(3), 0.1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "got"),
+    [
+        ((np.ones(3), 0.1), {}, "2 by position"),
+        ((), {}, "0 by position"),
+        ((), {"lr": 0.1}, "0 by position"),
+        ((np.ones(3),), {"params": np.ones(3)}, "1 by position and params by name"),
+    ],
+)
+def test_wrong_arguments_of_init(arguments: Any, named: Any, got: str) -> None:
+    message = f"init: expected params, and hyper-parameters by name, got {got}"
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        rf.init(*arguments, **named)
 
 
 @pytest.mark.parametrize("name", ["variance", "grad_avg", "momentum_buffer"])
@@ -672,6 +686,29 @@ def test_states_come_from_init_alone() -> None:
             make()
     with pytest.raises(TypeError):
         type("Sub", (rf.State,), {})
+
+
+def test_the_class_of_an_object_stays() -> None:
+    class Other:
+        pass
+
+    state: Any = rf.init(np.ones(3))
+    for other in (_core.ParamGroups, Other, type(lambda: None)):
+        for assign in (setattr, object.__setattr__):
+            with pytest.raises(TypeError):
+                assign(state, "__class__", other)
+        with pytest.raises(TypeError):
+            object.__dict__["__class__"].__set__(state, other)
+    made: Any = Other()
+    for theirs in (rf.State, _core.ParamGroups):
+        with pytest.raises(TypeError):
+            made.__class__ = theirs
+        for assign in (setattr, type.__setattr__):
+            for name in ("step", "__init__", "__bases__"):
+                with pytest.raises(TypeError):
+                    assign(theirs, name, (Other,))
+    assert type(state) is rf.State
+    assert state.steps == 0
 
 
 def test_a_state_in_use_by_another_thread_is_refused() -> None:

@@ -44,13 +44,29 @@ bool run(const parallel::Work& work) {
   return done;
 }
 
+State& state_of(PyObject* object) {
+  auto* const instance = reinterpret_cast<py::detail::instance*>(object);
+  return *static_cast<State*>(instance->get_value_and_holder().value_ptr());
+}
+
+// A key of a tree may refer to the state, which refers to it. There is no tp_clear, as with tuples: what a state refers
+// to was there before it, or is an array or number and ends there, so something else closes each cycle, and opens it.
+void let_collect(PyHeapTypeObject* type) {
+  type->ht_type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type->ht_type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    int enough = visit(reinterpret_cast<PyObject*>(Py_TYPE(self)), arg);
+    const auto show = [&](const py::object& object) { enough = enough || !object ? enough : visit(object.ptr(), arg); };
+    if (py::detail::is_holder_constructed(self)) state_of(self).show_objects(show);
+    return enough;
+  };
+}
+
 void step(py::handle params, py::handle grads, py::handle state_object) {
   static const py::detail::type_info* const type = py::detail::get_type_info(typeid(State));  // found once
   if (Py_TYPE(state_object.ptr()) != type->type)                                              // which is final
     throw py::type_error(std::string("state: expected a rmsprop_fast.State, got ") +
                          Py_TYPE(state_object.ptr())->tp_name);
-  auto* const instance = reinterpret_cast<py::detail::instance*>(state_object.ptr());
-  auto& state = *static_cast<State*>(instance->get_value_and_holder().value_ptr());
+  State& state = state_of(state_object.ptr());
 
   const InUse in_use(state.in_use(), "state");
   Buffers& buffers = state.buffers();
@@ -161,7 +177,7 @@ PYBIND11_MODULE(_core, m) {
   py::options pybind11_options;
   pybind11_options.disable_function_signatures();  // docs.hpp gives them in the form that inspect.signature reads
 
-  py::class_<State> state(m, "State", docs::State, py::is_final());
+  py::class_<State> state(m, "State", docs::State, py::is_final(), py::custom_type_setup(&let_collect));
   // Only `init` makes states: State.__new__(State) would be one whose C++ part does not exist.
   reinterpret_cast<PyTypeObject*>(state.ptr())->tp_new = nullptr;
   state.def_property_readonly("s", &State::s, docs::State_s)

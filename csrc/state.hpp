@@ -44,6 +44,13 @@ class State {
   void set_grad_norm(std::optional<double> norm) { grad_norm_ = norm; }
   std::string repr() const;
 
+  // As Tree does.
+  template <class Show>
+  void show_objects(const Show& show) const {
+    buffers_.show_objects(show);
+    if (lr_leaves_) std::for_each(lr_leaves_->begin(), lr_leaves_->end(), show);
+  }
+
   // The tree of function(s, lr) of each leaf, where s is the array in memory.
   py::object map(const py::function& function) const;
 

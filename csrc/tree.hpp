@@ -26,6 +26,12 @@ class Tree {
   // The tree of these leaves, in new containers.
   py::object unflatten(const std::vector<py::object>& leaves) const;
 
+  // Calls `show` with all Python objects that are held, for the garbage collector.
+  template <class Show>
+  void show_objects(const Show& show) const {
+    for (const Node& node : nodes_) show(node.key);
+  }
+
   // What messages call a leaf: params['layers'][0]
   std::string leaf_name(const char* root, std::size_t leaf) const;
 

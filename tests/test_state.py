@@ -261,7 +261,7 @@ class Key:
 def test_a_state_in_a_cycle_is_collected() -> None:
     key = Key()
     key.state = rf.init({"a": [{key: np.zeros(3)}]}, lr={"a": [{key: np.ones(3)}]}, momentum=0.5, centered=True)
-    rf.step(*[{"a": [{key: np.ones(3)}]} for _ in range(2)], key.state)
+    rf.step({"a": [{key: np.ones(3)}]}, {"a": [{key: np.ones(3)}]}, key.state)
     seen, array_seen = weakref.ref(key), weakref.ref(key.state.variance["a"][0][key])
     gc.collect()
     assert seen() is not None

@@ -2,10 +2,11 @@
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <utility>
+
+#include "values.hpp"
 
 namespace rmsprop_fast {
 namespace {
@@ -150,18 +151,6 @@ Memory memory_of(py::handle array, const Layout& layout, Role role, const Name& 
 }
 
 }  // namespace
-
-bool is_masked(py::handle array) {
-  // While numpy.ma was not imported, nothing is one; importing it here could run other Python threads.
-  const auto name = py::str("numpy.ma");
-  const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name.ptr()));
-  return module && py::isinstance(array, module.attr("MaskedArray"));
-}
-
-bool has_real_numbers(py::handle array) {
-  const auto dtype = array.attr("dtype");
-  return std::string("fiu").find(text(dtype.attr("kind"))) != std::string::npos || text(dtype) == "bfloat16";
-}
 
 Buffers::Buffers(py::handle params) : tree_(params, "params") {
   const Held held(&objects_);

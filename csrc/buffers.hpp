@@ -4,10 +4,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernel.hpp"
@@ -24,12 +26,6 @@ struct Layout {
   std::size_t size;
 };
 
-// A masked array, whose mask we would ignore?
-bool is_masked(py::handle array);
-
-// Integers or floats of any width?
-bool has_real_numbers(py::handle array);
-
 class Buffers {
  public:
   // Learns tree and layouts of `params`.
@@ -41,9 +37,15 @@ class Buffers {
   // The arrays that are kept for that member, or null.
   const std::vector<py::object>* kept(void* Leaf::* member) const;
 
-  // Keeps the arrays of a call alive: another thread may take them out of their containers.
+  // Keeps the arrays of a call alive: another thread may take them out of their containers. They go one by one, as what
+  // goes may run Python code, and with it the garbage collector, which looks at those that are left.
   struct Release {
-    void operator()(std::vector<py::object>* objects) const { objects->clear(); }
+    void operator()(std::vector<py::object>* objects) const {
+      while (!objects->empty()) {
+        const py::object last = std::move(objects->back());
+        objects->pop_back();
+      }
+    }
   };
   using Held = std::unique_ptr<std::vector<py::object>, Release>;
 
@@ -63,7 +65,16 @@ class Buffers {
   // The compute type in which numbers overflow first.
   Element narrowest() const;
 
+  // As Tree does.
+  template <class Show>
+  void show_objects(const Show& show) const {
+    tree_.show_objects(show);
+    for (const Kept& kept : kept_) std::for_each(kept.arrays.begin(), kept.arrays.end(), show);
+    std::for_each(objects_.begin(), objects_.end(), show);
+  }
+
   const Tree& tree() const { return tree_; }
+  const std::vector<Layout>& layouts() const { return layouts_; }
 
  private:
   Tree tree_;

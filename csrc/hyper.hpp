@@ -1,4 +1,4 @@
-// The hyper-parameters of a step, plain data. `lr` is not here: it may differ from leaf to leaf, see kernel.hpp.
+// The hyper-parameters of a step, plain data. `lr` may differ from leaf to leaf, see kernel.hpp.
 #pragma once
 
 #include <math.h>
@@ -7,8 +7,9 @@ namespace rmsprop_fast {
 
 constexpr double no_limit = HUGE_VAL;
 
-// The names and defaults are those of Python; docs.hpp explains them.
+// The names and defaults are those of Python; options.cpp explains them.
 struct Hyper {
+  double lr = 0.01;
   double rho = 0.999;
   double eps = 1e-8;
   double momentum = 0;

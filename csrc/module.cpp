@@ -47,19 +47,46 @@ Outcome step_unlocked(const Work& work) {
   return outcome;
 }
 
+State& state_of(PyObject* object) {
+  auto* const instance = reinterpret_cast<py::detail::instance*>(object);
+  return *static_cast<State*>(instance->get_value_and_holder().value_ptr());
+}
+
+// A key of a tree may refer to the state, which refers to it. There is no tp_clear, as with tuples: what a state refers
+// to was there before it, or is an array or number and ends there, so something else closes each cycle, and opens it.
+void let_collect(PyHeapTypeObject* type) {
+  type->ht_type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type->ht_type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    int enough = visit(reinterpret_cast<PyObject*>(Py_TYPE(self)), arg);
+    const auto show = [&](const py::object& object) { enough = enough || !object ? enough : visit(object.ptr(), arg); };
+    if (py::detail::is_holder_constructed(self)) state_of(self).show_objects(show);
+    return enough;
+  };
+}
+
 void step_arrays(py::handle params, py::handle grads, py::handle state_object) {
   static const py::detail::type_info* const type = py::detail::get_type_info(typeid(State));  // found once
   if (Py_TYPE(state_object.ptr()) != type->type)                                              // which is final
     throw py::type_error(std::string("state: expected a rmsprop_fast.State, got ") +
                          Py_TYPE(state_object.ptr())->tp_name);
-  auto* const instance = reinterpret_cast<py::detail::instance*>(state_object.ptr());
-  auto& state = *static_cast<State*>(instance->get_value_and_holder().value_ptr());
+  State& state = state_of(state_object.ptr());
 
   const InUse in_use(state.in_use(), "state");
   Buffers& buffers = state.buffers();
   const auto held = buffers.bind(params, grads);  // every check; nothing has been written so far
   state.begin_step();
   state.end_step(step_unlocked({buffers.leaves(), buffers.elements(), state.gradient(), dispatch::kernels()}));
+}
+
+// pybind11 would answer wrong arguments in words of its own.
+std::unique_ptr<State> init(const py::args& positional, const py::kwargs& named) {
+  const bool by_name = named.contains("params");
+  if (positional.size() + by_name != 1)
+    throw py::type_error("init: expected params, and hyper-parameters by name, got " +
+                         std::to_string(positional.size()) + " by position" + (by_name ? " and params by name" : ""));
+  py::dict hyper = named.attr("copy")();
+  const py::object params = by_name ? hyper.attr("pop")("params") : positional[0];
+  return std::make_unique<State>(params, hyper);
 }
 
 // What bounds a step of these float32 arrays, `passes` times, in the shares that a step's threads would have.
@@ -153,7 +180,7 @@ PYBIND11_MODULE(_core, m) {
   py::options pybind11_options;
   pybind11_options.disable_function_signatures();  // docs.hpp gives them in the form that inspect.signature reads
 
-  py::class_<State> state(m, "State", docs::State, py::is_final());
+  py::class_<State> state(m, "State", docs::State, py::is_final(), py::custom_type_setup(&let_collect));
   // Only `init` makes states: State.__new__(State) would be one whose C++ part does not exist.
   reinterpret_cast<PyTypeObject*>(state.ptr())->tp_new = nullptr;
   state.def_property_readonly("s", &State::s, docs::State_s)
@@ -162,7 +189,6 @@ PYBIND11_MODULE(_core, m) {
           "grad_avg", [](const State& self) { return self.kept(&Leaf::m); }, docs::State_grad_avg)
       .def_property_readonly(
           "momentum_buffer", [](const State& self) { return self.kept(&Leaf::b); }, docs::State_momentum_buffer)
-      .def_property("lr", &State::lr, &State::set_lr, docs::State_lr)
       .def_property("steps", &State::steps, &State::set_steps, docs::State_steps)
       .def_property("skipped", &State::skipped, &State::set_skipped, docs::State_skipped)
       .def_property_readonly("grad_norm", &State::grad_norm, docs::State_grad_norm)
@@ -171,17 +197,15 @@ PYBIND11_MODULE(_core, m) {
       .def("_set_grad_norm", &State::set_grad_norm, arg("norm").none(true));
   for (const Option& option : options()) {
     const auto get = [&option](const State& self) { return self.get(option); };
+    const std::string doc = docstring(option);
     if (option.only_at_init)
-      state.def_property_readonly(option.name, get, docs::option(option.name));
+      state.def_property_readonly(option.name, get, doc.c_str());
     else
       state.def_property(
-          option.name, get, [&option](State& self, py::handle value) { self.set(option, value); },
-          docs::option(option.name));
+          option.name, get, [&option](State& self, py::handle value) { self.set(option, value); }, doc.c_str());
   }
 
-  m.def(
-      "init", [](py::handle params, const py::kwargs& hyper) { return std::make_unique<State>(params, hyper); },
-      docs::init, arg("params"));
+  m.def("init", &init, ("init" + signature() + docs::init + parameters() + docs::init_returns).c_str());
   static PyMethodDef raw_methods[] = {{"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_step)),
                                        METH_FASTCALL | METH_KEYWORDS, docs::step},
                                       {}};
@@ -201,6 +225,10 @@ PYBIND11_MODULE(_core, m) {
         return std::make_unique<ParamGroups>(tensor_type, increment_version);
       },
       docs::param_groups, arg("tensor_type"), arg("increment_version"));
+
+  // Or an object's __class__ could become another one, and find no C++ part of its own.
+  for (const py::handle type : {py::handle(state), py::handle(param_groups)})
+    reinterpret_cast<PyTypeObject*>(type.ptr())->tp_flags |= Py_TPFLAGS_IMMUTABLETYPE;
 
   m.def("kernels", &dispatch::kernel_names, docs::kernels);
   m.def("get_kernel", &dispatch::kernel_name, docs::get_kernel);

@@ -1,53 +1,92 @@
 #include "options.hpp"
 
-#include <pybind11/numpy.h>
-
 #include <algorithm>
 #include <cmath>
-
-#include "buffers.hpp"
 
 namespace rmsprop_fast {
 namespace {
 
+constexpr bool only_at_init = true;
 constexpr Option all_options[] = {
-    {.name = "rho", .torch_name = "alpha", .number = &Hyper::rho, .range = Range::from_0_to_1},
-    {.name = "eps", .torch_name = "eps", .number = &Hyper::eps},
-    {.name = "momentum", .torch_name = "momentum", .number = &Hyper::momentum, .range = Range::from_0_to_1},
-    {.name = "nesterov", .torch_name = "nesterov", .flag = &Hyper::nesterov},
-    {.name = "lr_in_momentum", .torch_name = "lr_in_momentum", .flag = &Hyper::lr_in_momentum},
-    {.name = "centered", .torch_name = "centered", .flag = &Hyper::centered, .only_at_init = true},
-    {.name = "eps_inside_sqrt", .torch_name = "eps_inside_sqrt", .flag = &Hyper::eps_inside_sqrt},
-    {.name = "initial_s", .torch_name = "initial_s", .number = &Hyper::initial_s, .only_at_init = true},
-    {.name = "bias_correction", .torch_name = "bias_correction", .flag = &Hyper::bias_correction},
-    {.name = "weight_decay", .torch_name = "weight_decay", .number = &Hyper::weight_decay},
-    {.name = "decoupled", .torch_name = "decoupled_weight_decay", .flag = &Hyper::decoupled},
-    {.name = "maximize", .torch_name = "maximize", .flag = &Hyper::maximize},
-    {.name = "grad_scale", .torch_name = nullptr, .number = &Hyper::grad_scale, .range = Range::reciprocal},
-    {.name = "clip_value", .torch_name = "clip_value", .number = &Hyper::clip_value, .range = Range::limit},
-    {.name = "clip_norm", .torch_name = nullptr, .number = &Hyper::clip_norm, .range = Range::norm},
-    {.name = "clip_global_norm",
-     .torch_name = "max_grad_norm",
-     .number = &Hyper::clip_global_norm,
-     .range = Range::norm},
-    {.name = "skip_nonfinite", .torch_name = "skip_nonfinite", .flag = &Hyper::skip_nonfinite},
+    {"lr", "lr", &Hyper::lr, Range::at_least_0,
+     "The learning rate, or a tree of learning rates: numbers, and arrays of each element's own.",
+     R"(A tree has the shape of the parameters'. Each of its leaves is a number, or an array of real numbers of the parameter's
+shape; all are finite and at least 0. Arrays are copied when assigned, in the dtype of `s`; those that come back are
+read-only, in containers made anew: to change one leaf, assign a whole tree.
+
+Raises
+------
+TypeError, ValueError
+    For anything else; the old value stays.)"},
+    {"rho", "alpha", &Hyper::rho, Range::from_0_to_1, "The decay rate of the running means, from 0 to 1."},
+    {"eps", "eps", &Hyper::eps, Range::at_least_0, "What is added to the root before dividing, finite and at least 0.",
+     R"(With 0, or what rounds to 0 in the dtype of `s`, a parameter whose gradients were all zero becomes NaN (0 / 0).)"},
+    {"momentum", "momentum", &Hyper::momentum, Range::from_0_to_1,
+     "The decay rate of the momentum buffer, from 0 to 1; with 0 `init` makes none.",
+     R"(    b = momentum * b + step_size * g
+    p = p - b
+
+May be assigned if `init` was given more than 0.)"},
+    {"nesterov", "nesterov", &Hyper::nesterov,
+     "Move by ``step_size * g + momentum * b``, with the new b, instead of b? Needs ``momentum``.",
+     R"(As optax does. Y. Nesterov's method as in I. Sutskever et al., "On the importance of initialization and momentum in deep
+learning", ICML 2013.)"},
+    {"lr_in_momentum", "lr_in_momentum", &Hyper::lr_in_momentum,
+     "Does the momentum buffer sum up steps that include lr?",
+     R"(True, as in TensorFlow, Keras and optax::
+
+    b = momentum * b + (lr / D) * g
+    p = p - b
+
+False, as in PyTorch::
+
+    b = momentum * b + (1 / D) * g
+    p = p - lr * b
+
+with D the divisor, ``sqrt(s) + eps``. Without ``momentum`` it makes no difference.)"},
+    {"centered", "centered", &Hyper::centered, "Divide by the standard deviation of the gradient?",
+     R"(Keeps the running mean m of the gradient, `grad_avg`, and in the place of s the running variance, `variance`::
+
+    v = rho * v + rho * (1 - rho) * (g - m)**2
+    m = rho * m + (1 - rho) * g
+
+which is ``s - m**2`` of A. Graves, "Generating Sequences With Recurrent Neural Networks", 2013, and never negative. Under
+a constant gradient it shrinks to nothing all the same, and steps grow until ``eps`` bounds them.)",
+     only_at_init},
+    {"eps_inside_sqrt", "eps_inside_sqrt", &Hyper::eps_inside_sqrt,
+     "Divide by ``sqrt(s + eps)`` instead of ``sqrt(s) + eps``?"},
+    {"initial_s", "initial_s", &Hyper::initial_s, Range::at_least_0,
+     "What s starts at, finite and at least 0. TensorFlow 1 and timm use 1.", "", only_at_init},
+    {"bias_correction", "bias_correction", &Hyper::bias_correction,
+     "Let the running means forget that they started at 0? Needs ``initial_s=0`` and rho below 1.",
+     R"(In step t, counted from 1, ``(rho - rho**t) / (1 - rho**t)`` stands for rho everywhere. So s holds the corrected mean, that
+which other implementations get by a division by ``1 - rho**t``. With ``centered``, one gradient has no variance: the
+divisor of step 1 is ``eps`` alone, which should not be tiny then.
+
+D. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, section 3.)"},
+    {"weight_decay", "weight_decay", &Hyper::weight_decay, Range::at_least_0,
+     "How strongly parameters are pulled to 0, finite and at least 0. See ``decoupled``."},
+    {"decoupled", "decoupled_weight_decay", &Hyper::decoupled,
+     "Does ``weight_decay`` act on the parameter, and not on the gradient (L2)?",
+     R"(False: it is added to the gradient, ``g = g + weight_decay * p``. True: before the step, and apart from it,
+``p = p - lr * weight_decay * p``, as in I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.)"},
+    {"maximize", "maximize", &Hyper::maximize, "Ascend instead of descend?"},
+    {"grad_scale", nullptr, &Hyper::grad_scale, Range::reciprocal,
+     "What gradients are divided by first (loss scaling), above 0."},
+    {"clip_value", "clip_value", &Hyper::clip_value, Range::limit,
+     "Clamp every gradient to at most this, either side of 0. One ``clip_`` at a time."},
+    {"clip_norm", nullptr, &Hyper::clip_norm, Range::norm,
+     "Scale the gradients of each leaf so that their norm is at most this. One ``clip_`` at a time.",
+     R"(Multiplies them by ``min(1, clip_norm / norm)``, with the Euclidean norm after ``grad_scale``; if that overflows, by 0.)"},
+    {"clip_global_norm", "max_grad_norm", &Hyper::clip_global_norm, Range::norm,
+     "Scale all gradients so that the norm of the whole tree is at most this. One ``clip_`` at a time.",
+     R"(Multiplies them by ``min(1, clip_global_norm / norm)``, with the Euclidean norm after ``grad_scale``; if that overflows,
+by 0. R. Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013.)"},
+    {"skip_nonfinite", "skip_nonfinite", &Hyper::skip_nonfinite,
+     "Skip steps with a gradient that is inf or NaN, or whose square overflows?",
+     R"(Such a step changes no array, and counts in `skipped` instead of `steps`. Looked at are the gradients after division by
+``grad_scale`` and clipping by a norm, and this norm.)"},
 };
-
-bool is_number(py::handle value) {
-  if (PyFloat_Check(value.ptr())) return true;
-  if (PyBool_Check(value.ptr())) return false;
-  if (py::isinstance<py::array>(value)) return has_real_numbers(value) && !is_masked(value) && !is_tree(value);
-  if (py::isinstance(value, py::module_::import("numpy").attr("generic"))) return has_real_numbers(value);
-  return py::isinstance(value, py::module_::import("numbers").attr("Real"));
-}
-
-// What Python has to say about a value, we say ourselves; anything else, such as KeyboardInterrupt, goes on.
-void clear_complaint() {
-  if (!PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_ValueError) &&
-      !PyErr_ExceptionMatches(PyExc_OverflowError))
-    throw py::error_already_set();
-  PyErr_Clear();
-}
 
 // Is it a limit, which may also be None?
 bool is_limit(Range range) { return range == Range::limit || range == Range::norm; }
@@ -76,20 +115,9 @@ bool require_flag(py::handle value, const std::string& name) {
 
 std::string text(double number) { return quote(py::float_(number)); }
 
+std::string default_of(const Option& option) { return quote(value_of(option, Hyper{})); }
+
 }  // namespace
-
-std::int64_t integer(py::handle value, std::int64_t otherwise) {
-  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
-  const std::int64_t number = index ? PyLong_AsLongLong(index.ptr()) : otherwise;
-  if (!PyErr_Occurred()) return number;
-  clear_complaint();
-  return otherwise;
-}
-
-bool is_tree(py::handle value) {
-  if (py::isinstance<py::array>(value)) return py::reinterpret_borrow<py::array>(value).ndim() > 0;
-  return PyDict_Check(value.ptr()) || PyList_Check(value.ptr()) || PyTuple_Check(value.ptr());
-}
 
 double require_number(py::handle value, Range range, Element element, const std::string& name) {
   const auto refusal = [&] { return name + ": expected " + expectation(range) + ", got " + quote(value); };
@@ -104,6 +132,29 @@ double require_number(py::handle value, Range range, Element element, const std:
 }
 
 std::span<const Option> options() { return all_options; }
+
+std::string signature() {
+  std::string text = "(params, *";
+  for (const Option& option : all_options) text.append(", ").append(option.name).append("=").append(default_of(option));
+  return text.append(")\n--\n\n");
+}
+
+std::string parameters() {
+  std::string text;
+  for (const Option& option : all_options)
+    text.append(option.name)
+        .append(option.flag              ? " : bool"
+                : is_limit(option.range) ? " : float or None"
+                                         : " : float")
+        .append(option.number == &Hyper::lr ? ", or a tree of numbers and arrays, default " : ", default ")
+        .append(default_of(option) + "\n    " + option.summary + "\n");
+  return text;
+}
+
+std::string docstring(const Option& option) {
+  return option.summary + (" Default " + default_of(option)) + (option.only_at_init ? "; decided by `init`." : ".") +
+         (*option.details ? "\n\n" : "") + option.details;
+}
 
 void read(const Option& option, py::handle value, Element element, const std::string& name, Hyper& hyper) {
   if (option.flag)

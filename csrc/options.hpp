@@ -1,24 +1,16 @@
-// Hyper-parameters by their names in Python: what each may be, and which contradict each other.
+// Hyper-parameters by their names in Python: what each is for, what it may be, and which contradict each other.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
-#include <cstdint>
 #include <span>
 #include <string>
 
 #include "hyper.hpp"
 #include "kernel.hpp"
+#include "values.hpp"
 
 namespace rmsprop_fast {
-
-namespace py = pybind11;
-
-// The integer that the value is, or else `otherwise`.
-std::int64_t integer(py::handle value, std::int64_t otherwise);
-
-// An array of one or more axes, or a container; a 0-d array counts as its number.
-bool is_tree(py::handle value);
 
 // What numbers a hyper-parameter may be.
 enum class Range { at_least_0, from_0_to_1, reciprocal, limit, norm };
@@ -26,16 +18,43 @@ enum class Range { at_least_0, from_0_to_1, reciprocal, limit, norm };
 // A number of the range, such that what is computed with it in that type stays finite; `name` is for messages.
 double require_number(py::handle value, Range range, Element element, const std::string& name);
 
-// A hyper-parameter; lr, which belongs to leaves, is not among them.
+// A hyper-parameter.
 struct Option {
   const char* name;
   const char* torch_name;            // in rmsprop_fast.torch; null: not there
   double Hyper::* number = nullptr;  // of this range
   Range range = Range::at_least_0;
   bool Hyper::* flag = nullptr;  // or True and False
-  bool only_at_init = false;
+  const char* summary;           // what it is; init's docstring has this line alone
+  const char* details;           // equations, sources
+  bool only_at_init;
+
+  using Text = const char*;
+  constexpr Option(Text name, Text torch_name, double Hyper::* number, Range range, Text summary, Text details = "",
+                   bool only_at_init = false)
+      : name(name),
+        torch_name(torch_name),
+        number(number),
+        range(range),
+        summary(summary),
+        details(details),
+        only_at_init(only_at_init) {}
+  constexpr Option(Text name, Text torch_name, bool Hyper::* flag, Text summary, Text details = "",
+                   bool only_at_init = false)
+      : name(name),
+        torch_name(torch_name),
+        flag(flag),
+        summary(summary),
+        details(details),
+        only_at_init(only_at_init) {}
 };
 std::span<const Option> options();
+
+// What `init` takes, in the form that inspect.signature reads; what its docstring says about options; the docstring of
+// an attribute.
+std::string signature();
+std::string parameters();
+std::string docstring(const Option& option);
 
 // Which of both names messages use.
 using Naming = const char* Option::*;

@@ -4,8 +4,6 @@
 #include <stdexcept>
 #include <utility>
 
-#include "tree.hpp"
-
 namespace rmsprop_fast {
 namespace {
 
@@ -27,13 +25,13 @@ struct Keys {
   PyObject* const grad_avg = interned("grad_avg");
   PyObject* const momentum_buffer = interned("momentum_buffer");
 
-  // The hyper-parameters of a group: lr, which is no Option, and those that torch has.
+  // The hyper-parameters of a group: those that torch has.
   struct OptionKey {
     PyObject* key;
     const Option* option;
   };
   const std::vector<OptionKey> options = [] {
-    std::vector<OptionKey> found{{interned("lr"), nullptr}};
+    std::vector<OptionKey> found;
     for (const Option& option : rmsprop_fast::options())
       if (option.torch_name) found.push_back({interned(option.torch_name), &option});
     return found;
@@ -137,7 +135,7 @@ void ParamGroups::read_options(Group& group, const Name& name) const {
       py::object value = find(group.dict.ptr(), key);
       if (value && value.is(group.values[i])) continue;
       changed = true;
-      const std::string full_name = name(option ? option->torch_name : "lr");
+      const std::string full_name = name(option->torch_name);
       if (!value) throw py::value_error(full_name + ": expected a value, got a group without it");
       group.values[i] = value;
       if (is_a(value, tensor_type_)) {
@@ -146,10 +144,7 @@ void ParamGroups::read_options(Group& group, const Name& name) const {
         value = value.attr("item")();
       }
       const auto read_as = [&, &option = option](Element element) {
-        if (option)
-          read(*option, value, element, full_name, group.hyper);
-        else
-          group.lr = require_number(value, Range::at_least_0, element, full_name);
+        read(*option, value, element, full_name, group.hyper);
       };
       group.refusals[i].clear();
       try {
@@ -254,7 +249,7 @@ std::optional<ParamGroups::Memory> ParamGroups::memory_of(const py::object& tens
 bool ParamGroups::append(Member& member) {
   const Group& group = groups_[member.group];
   const Hyper& hyper = group.hyper;
-  Leaf leaf{.lr_number = group.lr, .hyper = &hyper};
+  Leaf leaf{.lr_number = hyper.lr, .hyper = &hyper};
 
   const auto& tensors = member.is_fitted ? member.taken : member.given;
   const auto param = memory_of(tensors[p]);

@@ -64,7 +64,6 @@ class ParamGroups {
     py::object dict;
     std::vector<py::object> values = {};  // which the rest was read from; null: to be read again
     Hyper hyper = {};
-    double lr = 0;
     std::vector<std::string> refusals = {};  // of each value, if only float64 can compute with it
     std::string refusal = {};                // the first of them
   };

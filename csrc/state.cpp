@@ -11,7 +11,8 @@ namespace rmsprop_fast {
 namespace {
 
 template <class Real>
-void require_in_range(const py::array& array, const std::string& name) {
+void require_in_range(py::handle object, const std::string& name) {
+  const auto array = py::reinterpret_borrow<py::array>(object);
   const auto* begin = static_cast<const Real*>(array.data());
   const auto* end = begin + array.size();
   const auto* bad = std::find_if_not(begin, end, [](Real value) { return value >= 0 && std::isfinite(value); });
@@ -20,26 +21,31 @@ void require_in_range(const py::array& array, const std::string& name) {
                           std::string(py::str(py::float_(static_cast<double>(*bad)))));
 }
 
+bool is_lr(const Option& option) { return option.number == &Hyper::lr; }
+
 }  // namespace
 
 State::State(py::handle params, const py::dict& hyper) : buffers_(params) {
   gradient_.prepare(buffers_.leaves());
   for (Leaf& leaf : buffers_.leaves()) leaf.hyper = &hyper_;
+  std::optional<std::vector<py::object>> lr_leaves;
   for (const auto& [key, value] : hyper) {
     const std::string name = py::str(key);
-    if (name == "lr") continue;
     const auto option = std::find_if(options().begin(), options().end(),
                                      [&](const Option& candidate) { return candidate.name == name; });
     if (option == options().end()) {
-      std::string expected = "lr";
-      for (const Option& candidate : options()) expected.append(", ").append(candidate.name);
+      std::string expected;
+      for (const Option& candidate : options()) expected.append(expected.empty() ? "" : ", ").append(candidate.name);
       throw py::type_error("init: expected hyper-parameters among " + expected + "; got " + quote(key));
     }
-    read(*option, value, buffers_.narrowest(), option->name, hyper_);
+    if (is_lr(*option) && is_tree(value))
+      lr_leaves = read_lr(value, option->name);
+    else
+      read(*option, value, buffers_.narrowest(), option->name, hyper_);
   }
   require_legal(hyper_, &Option::name);
   derive(hyper_);
-  set_lr(hyper.contains("lr") ? py::object(hyper["lr"]) : py::float_(0.01));
+  use_lr(std::move(lr_leaves));
 
   buffers_.keep(&Leaf::s, hyper_.centered ? "state.variance" : "state.s", hyper_.initial_s);
   if (hyper_.centered) buffers_.keep(&Leaf::m, "state.grad_avg", 0);
@@ -79,10 +85,13 @@ py::object State::s() const {
 
 py::object State::variance() const { return hyper_.centered ? kept(&Leaf::s) : py::none(); }
 
-py::object State::get(const Option& option) const { return value_of(option, hyper_); }
+py::object State::get(const Option& option) const {
+  return is_lr(option) && lr_leaves_ ? buffers_.tree().unflatten(*lr_leaves_) : value_of(option, hyper_);
+}
 
 void State::set(const Option& option, py::handle value) {
   const InUse in_use(in_use_, "state");
+  if (is_lr(option) && is_tree(value)) return use_lr(read_lr(value, option.name));
   Hyper next = hyper_;
   read(option, value, buffers_.narrowest(), option.name, next);
   if (next.momentum > 0 && !buffers_.kept(&Leaf::b))
@@ -90,53 +99,41 @@ void State::set(const Option& option, py::handle value) {
   require_legal(next, &Option::name);
   derive(next);
   hyper_ = next;
+  if (is_lr(option)) use_lr(std::nullopt);
 }
 
-py::object State::lr() const { return lr_leaves_ ? buffers_.tree().unflatten(*lr_leaves_) : py::float_(lr_number_); }
-
-void State::set_lr(py::handle value) {
-  const InUse in_use(in_use_, "state");
-  std::vector<Leaf>& leaves = buffers_.leaves();
-  if (!is_tree(value)) {
-    const double number = require_number(value, Range::at_least_0, buffers_.narrowest(), "lr");
-    for (Leaf& leaf : leaves) {
-      leaf.lr = nullptr;
-      leaf.lr_number = number;
+std::vector<py::object> State::read_lr(py::handle tree, const char* name) const {
+  std::vector<py::object> nodes, leaves;
+  buffers_.tree().flatten(tree, name, nodes);
+  for (std::size_t i = 0; i < buffers_.layouts().size(); ++i) {
+    const py::object& given = nodes[buffers_.tree().leaf_nodes()[i]];
+    const std::string leaf_name = buffers_.tree().leaf_name(name, i);
+    const Element element = compute_type(buffers_.layouts()[i].element);
+    if (!is_tree(given)) {
+      leaves.push_back(py::float_(require_number(given, Range::at_least_0, element, leaf_name)));
+      continue;
     }
-    lr_number_ = number;
-    lr_leaves_.reset();
-    return;
+    leaves.push_back(buffers_.copy(given, i, name));
+    (element == Element::float64 ? require_in_range<double> : require_in_range<float>)(leaves[i], leaf_name);
   }
+  return leaves;
+}
 
-  std::vector<py::object> nodes, given;
-  buffers_.tree().flatten(value, "lr", nodes);
-  for (const std::size_t node : buffers_.tree().leaf_nodes()) given.push_back(nodes[node]);
-  for (std::size_t i = 0; i < leaves.size(); ++i) {
-    const std::string name = buffers_.tree().leaf_name("lr", i);
-    if (!is_tree(given[i])) {
-      given[i] = py::float_(require_number(given[i], Range::at_least_0, compute_type(leaves[i].element), name));
-    } else {
-      const py::array copy = buffers_.copy(given[i], i, "lr");
-      if (leaves[i].element == Element::float64)
-        require_in_range<double>(copy, name);
-      else
-        require_in_range<float>(copy, name);
-      given[i] = copy;
-    }
+void State::use_lr(std::optional<std::vector<py::object>> leaves) {
+  for (std::size_t i = 0; i < buffers_.leaves().size(); ++i) {
+    Leaf& leaf = buffers_.leaves()[i];
+    const bool is_array = leaves && py::isinstance<py::array>((*leaves)[i]);
+    leaf.lr = is_array ? py::reinterpret_borrow<py::array>((*leaves)[i]).data() : nullptr;
+    leaf.lr_number = is_array ? 0 : leaves ? (*leaves)[i].cast<double>() : hyper_.lr;
   }
-  for (std::size_t i = 0; i < leaves.size(); ++i) {
-    const bool is_array = py::isinstance<py::array>(given[i]);
-    leaves[i].lr = is_array ? py::reinterpret_borrow<py::array>(given[i]).data() : nullptr;
-    leaves[i].lr_number = is_array ? 0 : given[i].cast<double>();
-  }
-  lr_leaves_ = std::move(given);
+  lr_leaves_.swap(leaves);
 }
 
 py::object State::map(const py::function& function) const {
   const auto lr_leaves = lr_leaves_;  // the function may assign another
   std::vector<py::object> results;
   for (std::size_t i = 0; i < buffers_.kept(&Leaf::s)->size(); ++i)
-    results.push_back(function((*buffers_.kept(&Leaf::s))[i], lr_leaves ? (*lr_leaves)[i] : py::float_(lr_number_)));
+    results.push_back(function((*buffers_.kept(&Leaf::s))[i], lr_leaves ? (*lr_leaves)[i] : py::float_(hyper_.lr)));
   return buffers_.tree().unflatten(results);
 }
 
@@ -152,13 +149,13 @@ void State::set_count(std::int64_t& count, py::handle value, const char* name) {
 }
 
 std::string State::repr() const {
-  std::string text = "State(lr=" + quote(lr());
+  std::string text = "State(";
   for (const Option& option : options()) {
-    const bool always = option.number == &Hyper::rho || option.number == &Hyper::eps;
+    const bool always = is_lr(option) || option.number == &Hyper::rho || option.number == &Hyper::eps;
     if (always || !get(option).equal(value_of(option, Hyper{})))
-      text.append(", ").append(option.name).append("=").append(quote(get(option)));
+      text.append(option.name).append("=").append(quote(get(option))).append(", ");
   }
-  return text.append(", steps=").append(std::to_string(steps_)).append(")");
+  return text.append("steps=").append(std::to_string(steps_)).append(")");
 }
 
 }  // namespace rmsprop_fast

@@ -35,8 +35,6 @@ class State {
   py::object s() const;
   py::object variance() const;
   py::object kept(void* Leaf::* member) const;  // None if there are no such arrays
-  py::object lr() const;
-  void set_lr(py::handle value);
   py::object get(const Option& option) const;
   void set(const Option& option, py::handle value);
   std::int64_t steps() const { return steps_; }
@@ -47,6 +45,13 @@ class State {
   void set_grad_norm(std::optional<double> norm) { grad_norm_ = norm; }
   std::string repr() const;
 
+  // As Tree does.
+  template <class Show>
+  void show_objects(const Show& show) const {
+    buffers_.show_objects(show);
+    if (lr_leaves_) std::for_each(lr_leaves_->begin(), lr_leaves_->end(), show);
+  }
+
   // The tree of function(s, lr) of each leaf, where s is the array in memory.
   py::object map(const py::function& function) const;
 
@@ -54,13 +59,14 @@ class State {
   Hyper hyper_;
   Buffers buffers_;
   Gradient gradient_;
-  double lr_number_ = 0;                              // lr, if it is one number
-  std::optional<std::vector<py::object>> lr_leaves_;  // else for each leaf a float or a read-only array
+  std::optional<std::vector<py::object>> lr_leaves_;  // if lr is a tree: for each leaf a float or a read-only array
   std::int64_t steps_ = 0;
   std::int64_t skipped_ = 0;
   std::optional<double> grad_norm_;
   std::atomic<bool> in_use_ = false;
 
+  std::vector<py::object> read_lr(py::handle tree, const char* name) const;
+  void use_lr(std::optional<std::vector<py::object>> leaves);
   void set_count(std::int64_t& count, py::handle value, const char* name);
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "values.hpp"
+
 namespace rmsprop_fast {
 namespace {
 
@@ -23,14 +25,6 @@ PyObject* item_of(PyObject* sequence, std::size_t index) {
 }
 
 }  // namespace
-
-std::string quote(py::handle value) {
-  try {
-    return py::repr(value);
-  } catch (const py::error_already_set&) {
-    return std::string("an object of type ") + Py_TYPE(value.ptr())->tp_name;
-  }
-}
 
 Tree::Kind Tree::kind_of(py::handle object) {
   if (PyDict_Check(object.ptr())) return Kind::dict;

@@ -11,9 +11,6 @@ namespace rmsprop_fast {
 
 namespace py = pybind11;
 
-// What messages call a value.
-std::string quote(py::handle value);
-
 class Tree {
  public:
   // Learns the shape of `root`, which messages call `name`. A container that appears twice is refused, so no tree is
@@ -28,6 +25,12 @@ class Tree {
 
   // The tree of these leaves, in new containers.
   py::object unflatten(const std::vector<py::object>& leaves) const;
+
+  // Calls `show` with all Python objects that are held, for the garbage collector.
+  template <class Show>
+  void show_objects(const Show& show) const {
+    for (const Node& node : nodes_) show(node.key);
+  }
 
   // What messages call a leaf: params['layers'][0]
   std::string leaf_name(const char* root, std::size_t leaf) const;

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import rmsprop_fast as rf
+from rmsprop_fast import _core
 
 pytestmark = pytest.mark.core
 
@@ -390,6 +391,25 @@ def test_interrupts_are_not_swallowed() -> None:
         rf.init(np.ones(3)).steps = Interrupting()  # type: ignore[assignment]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_interrupts_while_a_message_is_made_are_not_swallowed(error: type[BaseException]) -> None:
+    class Hidden:
+        def __repr__(self) -> str:
+            raise error if armed else ValueError
+
+    armed = True
+    p = np.ones(3)
+    state = rf.init(p)
+    with pytest.raises(error):
+        state.lr = Hidden()
+    with pytest.raises(error):
+        rf.init({Hidden(): [1]})
+    armed = False
+    with pytest.raises(TypeError, match=r"params\[an object of type Hidden\]\[0\]: expected a NumPy array, got int"):
+        rf.init({Hidden(): [1]})
+    assert state.lr == 0.01
+
+
 def test_step_size_refuses_what_is_no_state() -> None:
     with pytest.raises(TypeError, match=r"state: expected a rmsprop_fast\.State, got dict"):
         rf.step_size({})  # type: ignore[arg-type]
@@ -580,8 +600,21 @@ def test_norms_are_numbers_of_type_double() -> None:
 def test_unknown_hyper_parameters() -> None:
     with pytest.raises(TypeError, match=r"init: expected hyper-parameters among lr, rho, eps, .*; got 'learning_rate'"):
         rf.init(np.ones(3), learning_rate=0.1)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r"init\(\)"):
-        rf.init(np.ones(3), 0.1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "got"),
+    [
+        ((np.ones(3), 0.1), {}, "2 by position"),
+        ((), {}, "0 by position"),
+        ((), {"lr": 0.1}, "0 by position"),
+        ((np.ones(3),), {"params": np.ones(3)}, "1 by position and params by name"),
+    ],
+)
+def test_wrong_arguments_of_init(arguments: Any, named: Any, got: str) -> None:
+    message = f"init: expected params, and hyper-parameters by name, got {got}"
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        rf.init(*arguments, **named)
 
 
 @pytest.mark.parametrize("name", ["variance", "grad_avg", "momentum_buffer"])
@@ -653,6 +686,29 @@ def test_states_come_from_init_alone() -> None:
             make()
     with pytest.raises(TypeError):
         type("Sub", (rf.State,), {})
+
+
+def test_the_class_of_an_object_stays() -> None:
+    class Other:
+        pass
+
+    state: Any = rf.init(np.ones(3))
+    for other in (_core.ParamGroups, Other, type(lambda: None)):
+        for assign in (setattr, object.__setattr__):
+            with pytest.raises(TypeError):
+                assign(state, "__class__", other)
+        with pytest.raises(TypeError):
+            object.__dict__["__class__"].__set__(state, other)
+    made: Any = Other()
+    for theirs in (rf.State, _core.ParamGroups):
+        with pytest.raises(TypeError):
+            made.__class__ = theirs
+        for assign in (setattr, type.__setattr__):
+            for name in ("step", "__init__", "__bases__"):
+                with pytest.raises(TypeError):
+                    assign(theirs, name, (Other,))
+    assert type(state) is rf.State
+    assert state.steps == 0
 
 
 def test_a_state_in_use_by_another_thread_is_refused() -> None:

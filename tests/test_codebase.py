@@ -49,9 +49,10 @@ def test_calls_go_one_way() -> None:
         "cpus.hpp": set(),
         "gradient.hpp": {"kernel.hpp"},
         "parallel.hpp": {"gradient.hpp", "kernel.hpp"},
+        "values.hpp": set(),
         "tree.hpp": set(),
         "memory.hpp": {"kernel.hpp"},
-        "options.hpp": {"hyper.hpp", "kernel.hpp"},
+        "options.hpp": {"hyper.hpp", "kernel.hpp", "values.hpp"},
         "buffers.hpp": {"kernel.hpp", "memory.hpp", "tree.hpp"},
         "state.hpp": {"buffers.hpp", "gradient.hpp", "hyper.hpp", "in_use.hpp", "options.hpp"},
         "param_groups.hpp": {"dlpack.hpp", "gradient.hpp", "in_use.hpp", "memory.hpp", "options.hpp"},
@@ -64,12 +65,13 @@ def test_calls_go_one_way() -> None:
         "cpus.cpp": {"cpus.hpp"},
         "gradient.cpp": {"gradient.hpp"},
         "parallel.cpp": {"parallel.hpp", "cpus.hpp"},
-        "tree.cpp": {"tree.hpp"},
+        "values.cpp": {"values.hpp"},
+        "tree.cpp": {"tree.hpp", "values.hpp"},
         "memory.cpp": {"memory.hpp"},
-        "options.cpp": {"options.hpp", "buffers.hpp"},
-        "buffers.cpp": {"buffers.hpp"},
+        "options.cpp": {"options.hpp"},
+        "buffers.cpp": {"buffers.hpp", "values.hpp"},
         "state.cpp": {"state.hpp"},
-        "param_groups.cpp": {"param_groups.hpp", "tree.hpp"},
+        "param_groups.cpp": {"param_groups.hpp"},
         "module.cpp": {"cpus.hpp", "dispatch.hpp", "docs.hpp", "parallel.hpp", "param_groups.hpp", "state.hpp"},
     }
     sources = {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.[ch]pp")}
@@ -87,6 +89,19 @@ def test_tests_import_no_tests() -> None:
     }
     assert "test_codebase.py" in imported
     assert not {name: found for name, found in imported.items() if found}
+
+
+def test_a_hyper_parameter_is_one_row() -> None:
+    """Its name and default are nowhere else in C++ but in the struct: signature and docstrings come from the row."""
+    sources = {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.[ch]pp")}
+    struct = sources["hyper.hpp"].split("struct Hyper {")[1].split("\n\n")[0]
+    names = list(inspect.signature(rf.init).parameters)[1:]
+    assert names == re.findall(r"(?:double|bool) (\w+) = ", struct)
+    for name in names:
+        quoted = [file for file, source in sources.items() for _ in re.findall(rf'"{name}[" =]', source)]
+        assert set(quoted) == {"options.cpp"}
+        assert len(re.findall(rf'^    {{"{name}", ', sources["options.cpp"], re.MULTILINE)) == 1
+        assert name == "lr" or f"{name} : " not in sources["docs.hpp"]
 
 
 @pytest.mark.parametrize("name", [name for name in rf.__all__ if name != "__version__"])
@@ -108,11 +123,15 @@ def test_attributes_of_the_state_are_documented() -> None:
 
 
 def test_defaults_of_init_are_those_of_its_signature() -> None:
-    """C++ has them once, in hyper.hpp; the docstring repeats them."""
+    """C++ has them once, in hyper.hpp."""
     state = rf.init([])
+    doc = inspect.getdoc(rf.init)
+    assert doc
     for name, parameter in list(inspect.signature(rf.init).parameters.items())[1:]:
         value = getattr(state, name)
         assert (value, type(value)) == (parameter.default, type(parameter.default))
+        assert re.search(rf"^{name} : .*default {re.escape(repr(value))}\n    \w", doc, re.MULTILINE)
+        assert f" Default {value!r}" in getattr(rf.State, name).__doc__
 
 
 def readme_examples(with_torch: bool) -> list[str]:

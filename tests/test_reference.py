@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import rmsprop_fast as rf
+from bits import same_bits
 
 pytestmark = pytest.mark.core
 
@@ -61,6 +62,45 @@ def test_step_size_is_the_one_of_the_equations() -> None:
     assert isinstance(sizes["b"], tuple)
     sizes["a"][...] = 7
     assert state.s["a"][0] == 0  # new arrays, not the live ones
+
+
+@pytest.mark.parametrize("more", [1, 5, 13, 21])
+def test_bias_correction_after_more_steps_than_a_float_counts(more: int) -> None:
+    """With the largest rho below 1, whose powers still matter then."""
+    g = np.linspace(-2, 2, 9)
+    p, expected = np.ones(9), np.ones(9)
+    state, expected_state = (rf.init(each, bias_correction=True, rho=1 - 2.0**-53, lr=1) for each in (p, expected))
+    for each in (state, expected_state):
+        each.s[...] = 1
+        each.steps = 2**53 + more
+    rf.step(p, g, state)
+    rf.reference.step(expected, g, expected_state)
+    assert same_bits(state.s, expected_state.s)
+    assert same_bits(p, expected)
+
+
+def misleading(container: Any) -> Any:
+    """Return a subclass whose own methods tell nothing of what it holds."""
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError
+
+    names = ("__getitem__", "__iter__", "__len__", "__contains__", "keys", "values", "items", "get", "index", "count")
+    return type("Misleading", (container,), {name: refuse for name in names if hasattr(container, name)})
+
+
+@pytest.mark.parametrize("step", [rf.reference.step, rf.step])
+def test_containers_count_by_what_they_hold(step: Any) -> None:
+    mapping, row, pair = (misleading(container) for container in (dict, list, tuple))
+    leaves, grads = [np.zeros(3), np.zeros(2), np.zeros(1)], [np.ones(3), np.ones(2), np.ones(1)]
+
+    def tree(parts: list[Any]) -> Any:
+        return mapping(a=row([parts[0], pair([parts[1]])]), b=parts[2])
+
+    state = rf.init(tree(leaves))
+    step(tree(leaves), tree(grads), state)
+    assert state.steps == 1
+    assert all(np.all(leaf < 0) for leaf in leaves)
 
 
 def test_it_learns() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import gc
+import os
 import subprocess
 import sys
+import weakref
 from collections import OrderedDict, namedtuple
 from typing import Any
 
@@ -237,6 +241,78 @@ def test_the_state_keeps_no_parameters_alive() -> None:
     before = sys.getrefcount(p), sys.getrefcount(g)
     rf.step(p, g, state)
     assert (sys.getrefcount(p), sys.getrefcount(g)) == before
+
+
+class Key:
+    """A key that may refer to a state, and so to itself."""
+
+    state: Any = None
+    on_comparison: Any = None
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        if self.on_comparison:
+            self.on_comparison()
+        return isinstance(other, Key)
+
+
+def test_a_state_in_a_cycle_is_collected() -> None:
+    key = Key()
+    key.state = rf.init({"a": [{key: np.zeros(3)}]}, lr={"a": [{key: np.ones(3)}]}, momentum=0.5, centered=True)
+    rf.step({"a": [{key: np.ones(3)}]}, {"a": [{key: np.ones(3)}]}, key.state)
+    seen, array_seen = weakref.ref(key), weakref.ref(key.state.variance["a"][0][key])
+    gc.collect()
+    assert seen() is not None
+    assert key.state.steps == 1
+    del key
+    gc.collect()
+    assert seen() is None
+    assert array_seen() is None
+
+
+def test_the_garbage_collector_sees_all_objects_of_a_state() -> None:
+    key, other = Key(), Key()
+    params, grads = {key: np.ones(3)}, {other: np.ones(3)}
+    state = rf.init(params, lr={key: np.ones(3)}, momentum=0.5, centered=True)
+    kept = [state.variance, state.grad_avg, state.momentum_buffer, state.lr]
+    before = [type(state), key, *(tree[key] for tree in kept)]
+    during: list[Any] = []
+    other.on_comparison = lambda: during.extend(gc.get_referents(state))
+    rf.step(params, grads, state)
+    for found, expected in (
+        (gc.get_referents(state), before),
+        (during, [*before, params, params[key], grads]),
+    ):
+        counts = collections.Counter(map(id, found))
+        assert all(counts[id(each)] == 1 for each in expected)
+
+
+def test_what_a_step_lets_go_may_collect_garbage() -> None:
+    """Here the step is the last to hold the gradients; debug hooks fill what was freed."""
+    code = """
+import gc, weakref
+import numpy as np, rmsprop_fast as rf
+
+class Key:
+    def __hash__(self):
+        return 1
+    def __eq__(self, other):
+        grads.clear()
+        return isinstance(other, Key)
+
+params = [{"a": np.zeros(3)} for _ in range(50)] + [{Key(): np.zeros(3)}]
+state = rf.init(params)
+for _ in range(3):
+    collected = []
+    grads = [{"a": np.ones(3)} for _ in range(50)] + [{Key(): np.ones(3)}]
+    watches = [weakref.ref(tree["a"], lambda _: collected.append(gc.collect())) for tree in grads[:50]]
+    rf.step(params, grads, state)
+    assert len(collected) == 50
+assert state.steps == 3
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONMALLOC": "debug"})
 
 
 def test_repr() -> None:

@@ -72,7 +72,7 @@ def _update(
     lr = lr if isinstance(lr, np.ndarray) else real(lr)
     rho_t = state.rho
     if state.bias_correction:
-        power = state.rho ** (state.steps + 1)
+        power = state.rho ** (float(state.steps) + 1)  # an integer would be exact beyond 2**53
         rho_t = (state.rho - power) / (1 - power)
     rho, one_minus_rho, rho_one_minus_rho = real(rho_t), real(1 - rho_t), real(rho_t * (1 - rho_t))
     momentum, weight_decay = real(state.momentum), real(state.weight_decay)
@@ -191,4 +191,12 @@ def _leaves(*trees: Any) -> Iterator[tuple[Any, ...]]:
             yield nodes
             continue
         for key in nodes[0] if isinstance(nodes[0], dict) else range(len(nodes[0])):
-            todo.append(tuple(node[key] if isinstance(node, (dict, list, tuple)) else node for node in nodes))
+            todo.append(tuple(_child(node, key) for node in nodes))
+
+
+def _child(node: Any, key: Any) -> Any:
+    """Look into what a container truly holds, as the kernel does, whatever a subclass says of itself."""
+    for container in (dict, list, tuple):
+        if isinstance(node, container):
+            return container.__getitem__(node, key)  # type: ignore[index]
+    return node

@@ -1,0 +1,34 @@
+// What a Python value is, and what messages call it.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+
+namespace rmsprop_fast {
+
+namespace py = pybind11;
+
+// What messages call a value.
+std::string quote(py::handle value);
+
+// What Python has to say about a value, we say ourselves; anything else, such as KeyboardInterrupt, goes on.
+void clear_complaint();
+
+// The integer that the value is, or else `otherwise`.
+std::int64_t integer(py::handle value, std::int64_t otherwise);
+
+// A masked array, whose mask we would ignore?
+bool is_masked(py::handle array);
+
+// Integers or floats of any width?
+bool has_real_numbers(py::handle array);
+
+// An array of one or more axes, or a container; a 0-d array counts as its number.
+bool is_tree(py::handle value);
+
+// A real number, but not True or False?
+bool is_number(py::handle value);
+
+}  // namespace rmsprop_fast

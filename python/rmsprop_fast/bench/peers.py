@@ -42,6 +42,7 @@ class Problem:
     s: list[Array]
     state: Any = None  # of rmsprop_fast, which `s` belongs to
     options: dict[str, Any] = field(default_factory=dict)  # of rmsprop_fast.init, beyond the bare step
+    tensors: list[Any] = field(default_factory=list)  # the params, on the same memory, once a peer has asked for them
 
 
 @dataclass
@@ -54,6 +55,10 @@ class Step:
 
     def timer(self) -> Timer:
         return Timer(self.statement, globals=self.names)
+
+    def function(self) -> Callable[[], object]:
+        function: Callable[[], object] = eval(f"lambda: {self.statement}", self.names)
+        return function
 
     def shown(self) -> list[Array]:
         return [np.array(param.reshape(-1)[:SHOWN], copy=True) for param in self.params()]
@@ -210,10 +215,11 @@ def keras(problem: Problem) -> Step:
 def _tensors(problem: Problem) -> list[Any]:
     import torch
 
-    params = [torch.nn.Parameter(torch.from_numpy(p)) for p in problem.params]
-    for param, grad in zip(params, problem.grads, strict=True):
-        param.grad = torch.from_numpy(grad)
-    return params
+    if not problem.tensors:
+        problem.tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in problem.params]
+        for param, grad in zip(problem.tensors, problem.grads, strict=True):
+            param.grad = torch.from_numpy(grad)
+    return problem.tensors
 
 
 def _torch(problem: Problem, optimizer: Any, step: Callable[[], object]) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rmsprop_fast.bench.loops import DEFAULT
 from rmsprop_fast.bench.peers import ADAGRAD, OURS, PEERS
 from rmsprop_fast.bench.suite import size_name
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from rmsprop_fast.bench.loops import Loop
     from rmsprop_fast.bench.suite import Case, Result
     from rmsprop_fast.bench.targets import Target
 
@@ -131,6 +133,23 @@ def _default_threads(result: Result) -> Table:
 def _targets(targets: list[Target]) -> Table:
     rows = [[t.what, f"{t.value:.3g}", f"{t.most:.3g}", "reached" if t.is_reached else "missed"] for t in targets]
     return _table("Targets", [("", "left"), ("measured", "right"), ("at most", "right"), ("", "left")], rows)
+
+
+def markdown_loops(loops: list[Loop]) -> str:
+    """Return a table of loops that have the same ways to take their steps."""
+    heads = [f"{way} (x default)" if way != DEFAULT else way for way in loops[0].ways]
+    lines = [
+        "| an iteration: producer + step | " + " | ".join(heads) + " | default, of the best |",
+        "| --- " * (len(heads) + 2) + "|",
+    ]
+    for loop in loops:
+        cells = []
+        for name, way in loop.ways.items():
+            ratio = "" if name == DEFAULT else f" ({way.of_default[1]:.2f} x)"
+            cells.append(f"{time_text(way.whole[1])} = {time_text(way.producer)} + {time_text(way.step)}{ratio}")
+        low, median, high = loop.ways[DEFAULT].of_best
+        lines.append(f"| {loop.name} | " + " | ".join(cells) + f" | {median:.2f} ({low:.2f} to {high:.2f}) |")
+    return "\n".join(lines)
 
 
 def plot(result: Result, path: Path) -> None:

@@ -104,13 +104,13 @@ Layout learn(py::handle array, const Name& name) {
   const auto& proxy = array_of(array);
   Layout layout{*element, {proxy.dimensions, proxy.dimensions + proxy.nd}, {}, 1};
   for (const std::int64_t length : layout.shape) layout.size *= static_cast<std::size_t>(length);
-  bool whole_elements = true;
+  const View view{.data = proxy.data,
+                  .element = *element,
+                  .shape = layout.shape,
+                  .strides = {proxy.strides, proxy.strides + proxy.nd}};
   const auto bytes = static_cast<std::int64_t>(size_of(*element));
-  for (std::size_t axis = 0; axis < layout.shape.size(); ++axis) {
-    layout.strides.push_back(proxy.strides[axis] / bytes);
-    whole_elements &= layout.shape[axis] == 1 || proxy.strides[axis] % bytes == 0;
-  }
-  if (layout.size > 0 && !(whole_elements && is_dense(layout.shape, layout.strides)))
+  for (std::size_t axis = 0; axis < layout.shape.size(); ++axis) layout.strides.push_back(proxy.strides[axis] / bytes);
+  if (!is_dense(view))
     throw py::value_error(name() + ": expected dense memory, got " + describe(array) + " with strides " +
                           text(array.attr("strides")));
   require_memory(array, *element, Role::params, name);
@@ -241,9 +241,9 @@ void Buffers::require_no_overlap() const {
   const auto overlap = find_overlap(leaves_);
   if (!overlap) return;
   const auto name = [&](const Place& place) {
-    const char* root = place.written ? "params" : "grads";
+    const char* root = place.part == Part::grads ? "grads" : "params";
     for (const Kept& kept : kept_)
-      if (kept.member == place.written) root = kept.name;
+      if (place.part >= first_kept && kept.member == kept_arrays[place.part - first_kept].member) root = kept.name;
     return tree_.leaf_name(root, place.leaf);
   };
   throw py::value_error(name(overlap->first) + ": overlaps the memory of " + name(overlap->second) +

@@ -12,8 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernel.hpp"
-#include "memory.hpp"
+#include "fit.hpp"
 #include "tree.hpp"
 
 namespace rmsprop_fast {

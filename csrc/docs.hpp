@@ -147,8 +147,8 @@ param_groups, state : list of dict, dict
     Those of the optimizer.
 fit : callable
     Where tensors are new or cannot be taken as they are, ``fit(group, index, gradient)`` returns those to be taken for
-    that parameter: itself, its gradient, its step count, square_avg or variance, grad_avg, momentum_buffer; the last two
-    may be None.
+    that parameter: itself, its gradient, square_avg, variance, grad_avg, momentum_buffer, its step count. Kept arrays
+    that are not used may be None.
 norm : callable
     Where parameters were replaced and the norm of the whole gradient is needed, ``norm()`` returns it if other processes
     have parts of the gradient, or else None.

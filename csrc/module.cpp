@@ -237,6 +237,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_num_threads", &set_num_threads, docs::set_num_threads, arg("num_threads"));
   m.def("info", &info, docs::info);
   m.attr("__version__") = RMSPROP_FAST_VERSION;
+  py::tuple kept(std::size(kept_arrays));
+  for (std::size_t i = 0; i < std::size(kept_arrays); ++i) kept[i] = kept_arrays[i].torch_name;
+  m.attr("KEPT") = kept;  // what torch calls the arrays that are kept, in the order in which `step` asks for them
 
   // For tests and benchmarks: small work in chunks, what bounds a step, other machines' limits.
   m.def("_share", &threads::share);

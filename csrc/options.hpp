@@ -6,8 +6,8 @@
 #include <span>
 #include <string>
 
+#include "elements.hpp"
 #include "hyper.hpp"
-#include "kernel.hpp"
 #include "values.hpp"
 
 namespace rmsprop_fast {

@@ -13,10 +13,10 @@
 #include <vector>
 
 #include "dlpack.hpp"
+#include "fit.hpp"
 #include "gradient.hpp"
+#include "group_options.hpp"
 #include "in_use.hpp"
-#include "memory.hpp"
-#include "options.hpp"
 #include "step.hpp"
 
 namespace rmsprop_fast {
@@ -40,7 +40,8 @@ class ParamGroups {
   // and writes nothing. From then on no Python code may run before the step is over: it could move that memory.
   //
   // Tensors that are new or do not fit are shown to Python: fit(group, index, gradient) returns tensors to be taken
-  // instead, the parameter, its gradient, its step count and for each kept array one or None; or raises what is wrong.
+  // instead, the parameter, its gradient, for each kept array of the table one or None, and its step count; or raises
+  // what is wrong.
   // If that replaced a parameter and the norm of the whole gradient is needed, norm() returns it, or None if it is
   // here.
   [[nodiscard]] Held bind(const py::list& groups, const py::dict& state, const py::function& fit,
@@ -62,43 +63,29 @@ class ParamGroups {
  private:
   struct Group {
     py::object dict;
-    std::vector<py::object> values = {};  // which the rest was read from; null: to be read again
-    Hyper hyper = {};
-    std::vector<std::string> refusals = {};  // of each value, if only float64 can compute with it
-    std::string refusal = {};                // the first of them
+    GroupOptions options = {};
   };
 
-  // The tensors of a parameter: itself, its gradient, its step count, and what is kept, as in Leaf.
-  enum Part { p, g, t, s, m, b, parts };
+  // The tensors of a parameter: the parts of a leaf, and its step count.
+  static constexpr std::size_t step_count = parts, slots = parts + 1;
   struct Member {
     std::size_t group = 0, index = 0;
-    std::array<py::object, parts> given;  // in the groups and the state; null: not there, or not needed
-    std::array<py::object, parts> taken;  // in their place, if Python was asked
+    std::array<py::object, slots> given;  // in the groups and the state; null: not there, or not needed
+    std::array<py::object, slots> taken;  // in their place, if Python was asked
     bool is_fitted = false;               // was it?
     PyObject* param = nullptr;            // only to be compared with
-    std::array<void*, parts> seen = {};   // where what Python has seen lies, but for the gradient
+    std::array<void*, slots> seen = {};   // where what Python has seen lies, but for the gradient
     bool is_negated = false;  // the gradient has PyTorch's lazy minus sign, of which its memory knows nothing
   };
 
-  // Where a tensor lies; spans that are valid until Python runs.
-  struct Memory {
-    void* data;
-    Element element;
-    Numbers shape, strides;
-    std::size_t size;
-  };
-
   std::string name(const Member& member) const;
-  template <class Name>
-  void read_options(Group& group, const Name& name) const;
-  void read_options(std::size_t group);
   void gather(const py::list& groups, const py::dict& state);
   void gather(Member& member, const Hyper& hyper, const py::dict& state, Py_ssize_t& position) const;
-  std::optional<Memory> memory_of(const py::object& tensor) const;
+  std::optional<View> view_of(const py::object& tensor) const;
   bool append(Member& member);
   void ask_python(const std::vector<std::size_t>& misfits, const py::function& fit, const py::function& norm);
   void require_no_overlap() const;
-  bool may_skip() const { return !groups_.empty() && groups_[0].hyper.skip_nonfinite; }
+  bool may_skip() const { return !groups_.empty() && groups_[0].options.hyper().skip_nonfinite; }
   void count_step();
 
   py::type tensor_type_;

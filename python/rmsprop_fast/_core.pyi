@@ -10,6 +10,7 @@ _ArrayTree: TypeAlias = Any
 _LrTree: TypeAlias = Any
 
 __version__: str
+KEPT: tuple[str, ...]
 
 @final
 class State:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rmsprop_fast import _core
 from rmsprop_fast.torch.tensors import Param, fitting_kept, fitting_step_count, kept_copy, kept_full, real
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 # What is kept for a parameter besides its step count. With centered, `variance` stands in the place of `square_avg`.
-_KEPT = ("square_avg", "variance", "grad_avg", "momentum_buffer")
+KEPT = _core.KEPT
 
 
 def completed(given: object, param: Param, group: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def completed(given: object, param: Param, group: dict[str, Any]) -> dict[str, A
     name = f"the state of {param.name}"
     state = {} if given is None else _copied(given, name)
     state["step"] = fitting_step_count(state.get("step", 0), f"{name}['step']")
-    for key in _KEPT:
+    for key in KEPT:
         if key in state:
             state[key] = fitting_kept(state[key], param, f"{name}[{key!r}]")
 
@@ -102,7 +103,7 @@ def _copied(state: object, name: str) -> dict[str, Any]:
 def _to_load(key: str, value: Any, param: Tensor, name: str) -> Any:
     if key == "step" and isinstance(value, Tensor):
         return _Loaded(value.detach().clone())
-    return _Loaded(kept_copy(value, param, name)) if key in _KEPT else value
+    return _Loaded(kept_copy(value, param, name)) if key in KEPT else value
 
 
 def _squares(tensor: Tensor) -> Tensor:

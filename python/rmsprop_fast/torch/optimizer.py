@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from rmsprop_fast import _core
-from rmsprop_fast.torch.checkpoint import add_square_avg, completed, prepared_to_load, take_loaded
+from rmsprop_fast.torch.checkpoint import KEPT, add_square_avg, completed, prepared_to_load, take_loaded
 from rmsprop_fast.torch.tensors import fitting_gradient, fitting_param, norm_over_processes, plain, require_cpu
 
 if TYPE_CHECKING:
@@ -282,10 +282,8 @@ class RMSprop(torch.optim.Optimizer):
         state = completed(given, param, group)
         before.setdefault(param.tensor, given)  # the first one, should a parameter come twice
         self.state[param.tensor] = state
-        mean = state["variance" if group["centered"] else "square_avg"]
-        kept = (mean, state.get("grad_avg"), state.get("momentum_buffer"))
-        numbers = (tensor if tensor is None else plain(tensor, param.name) for tensor in kept)
-        return param.plain, gradient, state["step"], *numbers
+        kept = (plain(state[key], param.name) if key in state else None for key in KEPT)
+        return param.plain, gradient, *kept, state["step"]
 
 
 def _make_kernel() -> _core.ParamGroups:

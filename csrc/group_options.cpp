@@ -1,0 +1,74 @@
+#include "group_options.hpp"
+
+#include <algorithm>
+#include <cstdint>
+
+namespace rmsprop_fast {
+namespace {
+
+// The hyper-parameters that torch has, and their keys in a group.
+struct OptionKey {
+  PyObject* key;
+  const Option* option;
+};
+
+const std::vector<OptionKey>& option_keys() {
+  static const std::vector<OptionKey> found = [] {
+    std::vector<OptionKey> keys;
+    for (const Option& option : options())
+      if (option.torch_name) keys.push_back({interned(option.torch_name), &option});
+    return keys;
+  }();
+  return found;
+}
+
+bool is_immutable(PyObject* value) {
+  return PyFloat_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value) || value == Py_None;
+}
+
+}  // namespace
+
+void GroupOptions::read(const py::dict& group, const py::type& tensor_type,
+                        const std::function<std::string(const char*)>& name) {
+  bool changed = false;
+  values_.resize(option_keys().size());
+  refusals_.resize(option_keys().size());
+  try {
+    for (std::size_t i = 0; i < values_.size(); ++i) {
+      const Option& option = *option_keys()[i].option;
+      py::object value = find(group.ptr(), option_keys()[i].key);
+      if (value && value.is(values_[i])) continue;
+      changed = true;
+      const std::string full_name = name(option.torch_name);
+      if (!value) throw py::value_error(full_name + ": expected a value, got a group without it");
+      values_[i] = value;
+      if (is_a(value, tensor_type)) {
+        if (value.attr("numel")().cast<std::int64_t>() != 1)
+          throw py::value_error(full_name + ": expected a number or a tensor of one element, got " + quote(value));
+        value = value.attr("item")();
+      }
+      refusals_[i].clear();
+      try {
+        rmsprop_fast::read(option, value, Element::float32, full_name, hyper_);
+      } catch (const py::value_error& refusal) {
+        rmsprop_fast::read(option, value, Element::float64, full_name, hyper_);
+        refusals_[i] = refusal.what();
+      }
+    }
+    if (!changed) return;
+    const auto first = std::find_if(refusals_.begin(), refusals_.end(), [](const auto& text) { return !text.empty(); });
+    refusal_ = first == refusals_.end() ? "" : *first;
+    require_legal(hyper_, &Option::torch_name);
+    derive(hyper_);
+  } catch (...) {
+    values_.clear();  // so that all is read again
+    throw;
+  }
+}
+
+void GroupOptions::release() {
+  for (py::object& value : values_)
+    if (value && !is_immutable(value.ptr())) value = {};
+}
+
+}  // namespace rmsprop_fast

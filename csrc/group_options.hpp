@@ -1,0 +1,36 @@
+// The hyper-parameters of a group of a torch optimizer: the values in its dict -> Hyper.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "hyper.hpp"
+#include "options.hpp"
+
+namespace rmsprop_fast {
+
+class GroupOptions {
+ public:
+  // Reads what has changed since the last time; `name` makes what messages call an option. Values may be tensors of
+  // that type of one element.
+  void read(const py::dict& group, const py::type& tensor_type, const std::function<std::string(const char*)>& name);
+
+  // Lets go of what may change without being another object.
+  void release();
+
+  const Hyper& hyper() const { return hyper_; }
+
+  // What is wrong with an option for parameters that are computed in float32; empty: nothing.
+  const std::string& refusal() const { return refusal_; }
+
+ private:
+  Hyper hyper_;
+  std::vector<py::object> values_;     // which the rest was read from; null: to be read again
+  std::vector<std::string> refusals_;  // of each value, if only float64 can compute with it
+  std::string refusal_;                // the first of them
+};
+
+}  // namespace rmsprop_fast

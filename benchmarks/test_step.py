@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from rmsprop_fast.bench.cases import EXTRAS, SIZES
 from rmsprop_fast.bench.models import MODELS, Shape
-from rmsprop_fast.bench.peers import PEERS, Peer
-from rmsprop_fast.bench.suite import EXTRAS, SIZES, checked, make_problem, size_name
+from rmsprop_fast.bench.peers import PEERS, Peer, missing
+from rmsprop_fast.bench.problems import checked, make_problem, size_name
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the frameworks
 
@@ -18,10 +19,9 @@ every_peer = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 
 
 def run(benchmark: Any, peer: Peer, shapes: list[Shape], options: dict[str, Any] | None = None) -> None:
-    if missing := peer.missing():
-        pytest.skip(f"needs {', '.join(missing)}")
-    step = checked(peer, make_problem(shapes, options))
-    benchmark(eval(f"lambda: {step.statement}", step.names))
+    if absent := missing(peer.packages):
+        pytest.skip(f"needs {', '.join(absent)}")
+    benchmark(checked(peer, make_problem(shapes, options)).function())
 
 
 @pytest.mark.parametrize("size", ARRAYS)

@@ -10,7 +10,8 @@ import pytest
 import rmsprop_fast as rf
 from require import require
 from rmsprop_fast.bench.peers import PEERS
-from rmsprop_fast.bench.suite import Suite, checked, make_problem
+from rmsprop_fast.bench.problems import checked, make_problem
+from rmsprop_fast.bench.suite import Suite
 from rmsprop_fast.bench.targets import targets
 from rmsprop_fast.bench.timings import Timings
 

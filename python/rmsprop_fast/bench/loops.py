@@ -17,16 +17,17 @@ import numpy as np
 
 import rmsprop_fast as rf
 from rmsprop_fast.bench.machine import thread_counts
-from rmsprop_fast.bench.peers import ADAGRAD, INITIAL_S, PEERS
+from rmsprop_fast.bench.peers import ADAGRAD, PEERS
 from rmsprop_fast.bench.problems import make_problem
 from rmsprop_fast.bench.processes import run_python
+from rmsprop_fast.bench.steps import INITIAL_S
 from rmsprop_fast.bench.timings import Quartiles, Timings
 from rmsprop_fast.bench.workloads import WORKLOADS, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rmsprop_fast.bench.peers import Array
+    from rmsprop_fast.bench.steps import Array
 
 DEFAULT = "default threads"
 
@@ -37,16 +38,15 @@ TIMEOUT = 300  # seconds, of a loop
 
 CHECKED_STEPS = 10
 
-Seconds = tuple[float, float]  # of an iteration: in the producer, in the step
+Seconds = tuple[float, float]  # of an iteration: in its gradients, in its step
 
 
 @dataclass
 class Way:
-    """One way to take the steps of a loop. The times are of one iteration."""
+    """One way to take the steps of a loop, in seconds an iteration."""
 
     whole: Quartiles
-    producer: float
-    step: float
+    parts: Seconds
     of_best: Quartiles  # of the time of ours with the best fixed number of threads, round by round
     of_default: Quartiles
 
@@ -146,7 +146,7 @@ def measure_here(workload: Workload, rounds: int) -> dict[str, Any]:
     return {"elements": sum(p.size for p in variants.start), "rounds": measured}
 
 
-def measure(workload: Workload, quick: bool) -> Loop:
+def measure_loop(workload: Workload, quick: bool) -> Loop:
     """Measure a loop in a new process."""
     rounds = str(QUICK_ROUNDS if quick else ROUNDS)
     found = run_python("-m", __spec__.name, "--here", rounds, workload.name, timeout=TIMEOUT)
@@ -161,8 +161,7 @@ def loop(name: str, elements: int, rounds: dict[str, list[Seconds]]) -> Loop:
     ways = {
         way: Way(
             whole=timings.quartiles(way),
-            producer=statistics.median(producer for producer, _ in measured),
-            step=statistics.median(step for _, step in measured),
+            parts=(statistics.median(a for a, _ in measured), statistics.median(b for _, b in measured)),
             of_best=timings.ratio(way, best),
             of_default=timings.ratio(way, DEFAULT),
         )
@@ -180,13 +179,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--here", type=int, metavar="ROUNDS", help="run in this process, and print every round as JSON")
     options = parser.parse_args()
+    for wanted in options.names:
+        if not any(wanted in name for name in names):
+            parser.error(f"NAME: expected a part of a loop's name, got {wanted}")
     for workload in WORKLOADS:
-        if options.names and not any(name in workload.name for name in options.names):
+        if options.names and not any(wanted in workload.name for wanted in options.names):
             continue
         if options.here:
             print(json.dumps(measure_here(workload, options.here)))
         else:
-            print(report.markdown_loops([measure(workload, options.quick)]), flush=True)
+            print(report.loops_in_markdown([measure_loop(workload, options.quick)]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,42 @@
-"""What was measured, as tables and as a picture."""
+"""What was measured, as tables.
+
+``python -m rmsprop_fast.bench.report FILE.json`` prints them in Markdown, from what ``bench --json FILE.json`` wrote.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from rmsprop_fast.bench.loops import DEFAULT
-from rmsprop_fast.bench.peers import ADAGRAD, OURS, PEERS
-from rmsprop_fast.bench.suite import size_name
+from rmsprop_fast.bench.peers import OURS, OURS_TORCH, PEERS
+from rmsprop_fast.bench.plot import plot
+from rmsprop_fast.bench.suite import Result
+from rmsprop_fast.bench.timings import time_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from rich.table import Table
 
+    from rmsprop_fast.bench.cases import Case, Row
     from rmsprop_fast.bench.loops import Loop
-    from rmsprop_fast.bench.suite import Case, Result
     from rmsprop_fast.bench.targets import Target
 
-TITLES = {"array": "One step of n float32", "model": "One step of a whole model", "extras": "With fused extras"}
+__all__ = ["loops_in_markdown", "markdown", "plot", "tables"]
+
+KINDS = {"array": "One step of n float32", "model": "One step of a whole model", "extras": "With fused extras"}
+COLUMNS = 7  # of cases, in one table in Markdown
 
 
-def time_text(seconds: float) -> str:
-    for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 1000 else f"{seconds * factor:.0f} {unit}"
-    return f"{seconds * 1e9:.0f} ns"
+class Content(NamedTuple):
+    """A table's; an empty row divides it."""
+
+    title: str
+    headers: Sequence[str]
+    rows: list[list[str]]
+    texts: int = 1  # columns that are no numbers
 
 
 def number_text(number: float) -> str:
@@ -34,41 +45,84 @@ def number_text(number: float) -> str:
 
 def tables(result: Result, targets: list[Target]) -> Iterator[Table]:
     """Yield what there is to print, in order."""
-    for kind, title in TITLES.items():
-        cases = [case for case in result.cases if case.kind == kind]
-        if cases:
-            yield _cases(title, cases)
-    if result.fresh:
-        yield _fresh(result)
-    if result.scaling:
-        yield _scaling(result)
-    if result.default_threads:
-        yield _default_threads(result)
-    if targets:
-        yield _targets(targets)
-    if result.left_out:
-        yield _table("Left out", [("what", "left"), ("why", "left")], [list(item) for item in result.left_out.items()])
+    for content in [
+        _loops(result.loops),
+        *(_cases(kind, result.cases) for kind in KINDS),
+        *_others(result),
+        _targets(targets),
+        Content("Left out", ("what", "why"), [list(item) for item in result.left_out.items()], texts=2),
+    ]:
+        if content.rows:
+            yield _for_terminal(content)
 
 
-def _table(title: str, columns: list[tuple[str, Any]], rows: list[list[str]]) -> Table:
+def markdown(result: Result) -> str:
+    """Return the tables of docs/performance.md."""
+    contents = [*_loops_side_by_side(result.loops), *_cases_side_by_side(result.cases), *_others(result)]
+    return "\n".join(_in_markdown(content) for content in contents if content.rows)
+
+
+def loops_in_markdown(loops: list[Loop]) -> str:
+    return "\n".join(map(_in_markdown, _loops_side_by_side(loops)))
+
+
+def _for_terminal(content: Content) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for header, justify in columns:
-        table.add_column(header, justify=justify, overflow="fold", no_wrap=header != "why")
-    for row in rows:
+    table = Table(title=content.title, title_justify="left")
+    for index, header in enumerate(content.headers):
+        is_text = index < content.texts
+        table.add_column(header, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for row in content.rows:
         if row:
-            table.add_row(*map(escape, row), style="bold" if OURS in row[:2] else "")
+            table.add_row(*map(escape, row), style="bold" if {OURS, DEFAULT} & set(row[:2]) else "")
         else:
             table.add_section()
     return table
 
 
-def _cases(title: str, cases: list[Case]) -> Table:
-    headers = ["time", "quartiles", "ns/element", "GB/s", "of the limit", "of the best peer"]
+def _in_markdown(content: Content) -> str:
+    rows = [content.headers, ["---"] * len(content.headers), *content.rows]
+    lines = [" | ".join(f"**{cell}**" if cell in (OURS, OURS_TORCH) else cell for cell in row) for row in rows if row]
+    return "\n".join([f"### {content.title}", "", *(f"| {line} |" for line in lines), ""])
+
+
+def _loops(loops: list[Loop]) -> Content:
+    rows: list[list[str]] = []
+    for loop in loops:
+        for name, way in loop.ways.items():
+            low, median, high = way.whole
+            ratios = (number_text(ratio[1]) for ratio in (way.of_default, way.of_best))
+            times = (time_text(median), f"{time_text(low)} to {time_text(high)}", *map(time_text, way.parts))
+            rows.append([loop.name, name, *times, *ratios])
+        rows.append([])
+    headers = ("loop", "", "iteration", "quartiles", "gradients", "step", "of the default", "of the best")
+    return Content("Training loops", headers, rows, texts=2)
+
+
+def _loops_side_by_side(loops: list[Loop]) -> Iterator[Content]:
+    """Yield a table for the loops that have the same ways to take their steps."""
+    for ways in dict.fromkeys(tuple(loop.ways) for loop in loops):
+        rows = []
+        for loop in loops:
+            if tuple(loop.ways) != ways:
+                continue
+            cells = []
+            for name, way in loop.ways.items():
+                ratio = "" if name == DEFAULT else f" ({way.of_default[1]:.2f} x)"
+                cells.append(f"{time_text(way.whole[1])} = {' + '.join(map(time_text, way.parts))}{ratio}")
+            low, median, high = loop.ways[DEFAULT].of_best
+            rows.append([loop.name, *cells, f"{median:.2f} ({low:.2f} to {high:.2f})"])
+        headers = ("an iteration = gradients + step", *ways, "default, of the best number")
+        yield Content("Training loops", headers, rows)
+
+
+def _cases(kind: str, cases: list[Case]) -> Content:
     rows: list[list[str]] = []
     for case in cases:
+        if case.kind != kind:
+            continue
         for name, row in sorted(case.rows.items(), key=lambda item: item[1].seconds[1]):
             low, median, high = row.seconds
             rows.append(
@@ -88,132 +142,68 @@ def _cases(title: str, cases: list[Case]) -> Table:
         ns = number_text(case.limit / case.elements * 1e9)
         limit = ["", f"the limit: {bound}", time_text(case.limit), "", ns, number_text(gb_per_s), "", ""]
         rows += [limit, []]
-    return _table(title, [("case", "left"), ("", "left"), *((header, "right") for header in headers)], rows)
+    headers = ("case", "", "time", "quartiles", "ns/element", "GB/s", "of the limit", "of the best peer")
+    return Content(KINDS[kind], headers, rows, texts=2)
 
 
-def _fresh(result: Result) -> Table:
-    rows = [
+def _cases_side_by_side(cases: list[Case]) -> Iterator[Content]:
+    for kind, title in KINDS.items():
+        all_of_them = [case for case in cases if case.kind == kind]
+        for first in range(0, len(all_of_them), COLUMNS):
+            some = all_of_them[first : first + COLUMNS]
+            rows = []
+            for peer in PEERS:
+                found = [case.rows.get(peer.name) for case in some]
+                if any(found):
+                    rows.append([peer.name, *(_cell(peer.name, row) for row in found)])
+            ours = [f"{time_text(case.limit)}, {case.rows[OURS].share_of_limit:.0%}" for case in some]
+            rows.append(["the limit here, and our share of it", *ours])
+            yield Content(title, ("", *(case.name for case in some)), rows)
+
+
+def _cell(name: str, row: Row | None) -> str:
+    if row is None:
+        return ""
+    ratio = "" if name == OURS else f" ({number_text(row.of_ours[1])} x)"
+    return time_text(row.seconds[1]) + ratio
+
+
+def _others(result: Result) -> Iterator[Content]:
+    """Yield what looks the same everywhere."""
+    fresh = [
         [
-            name,
-            time_text(found["seconds"]),
-            f"{found['extra']:.1f}" if "extra" in found else "",
-            f"{found['peak'] / 1e6:.0f}" if "peak" in found else "",
+            found.name,
+            time_text(found.seconds),
+            "" if found.extra is None else f"{found.extra:.1f}",
+            "" if found.peak is None else f"{found.peak / 1e6:.0f}",
         ]
-        for name, found in result.fresh.items()
+        for found in result.fresh
     ]
-    headers = ["import and first step", "extra bytes an element in a step", "peak of the process, MB"]
-    return _table("In a fresh process, after importing NumPy", [("", "left"), *((h, "right") for h in headers)], rows)
+    headers = ("", "import and first step", "extra bytes an element in a step", "peak of the process, MB")
+    yield Content("In a fresh process, after importing NumPy", headers, fresh)
 
-
-def _scaling(result: Result) -> Table:
-    names = list(result.scaling[0]["seconds"])
-    rows = [
-        [found["name"], str(found["threads"]), *(time_text(found["seconds"][name]) for name in names)]
-        for found in result.scaling
+    names = list(dict.fromkeys(name for scaling in result.scaling for name in scaling.seconds))
+    scaling = [
+        [row.name, str(count), *(time_text(found[count]) if count in found else "" for found in by_name)]
+        for row in result.scaling
+        for by_name in [[row.seconds.get(name, {}) for name in names]]
+        for count in row.seconds[OURS]
     ]
-    return _table("Scaling over threads", [("n", "left"), ("threads", "right"), *((n, "right") for n in names)], rows)
+    yield Content("Scaling over threads", ("n", "threads", *names), scaling)
 
-
-def _default_threads(result: Result) -> Table:
-    rows = [
-        [
-            found["name"],
-            found["between"],
-            time_text(found["default"]),
-            *map(time_text, found["seconds"].values()),
-            f"{found['of_best']:.2f}",
-        ]
-        for found in result.default_threads
+    counts = list(dict.fromkeys(f"threads={count}" for row in result.default_threads for count in row.seconds))
+    default = [
+        [row.name, row.between, *map(time_text, (row.default, *row.seconds.values())), f"{row.of_best:.2f}"]
+        for row in result.default_threads
     ]
-    counts = [f"threads={count}" for count in result.default_threads[0]["seconds"]]
-    columns = [("n", "left"), ("between steps", "left"), *((h, "right") for h in ("default", *counts, "of the best"))]
-    return _table("The default number of threads", columns, rows)
+    columns = ("n", "between steps", "default", *counts, "of the best")
+    yield Content("The default number of threads", columns, default, texts=2)
 
 
-def _targets(targets: list[Target]) -> Table:
+def _targets(targets: list[Target]) -> Content:
     rows = [[t.what, f"{t.value:.3g}", f"{t.most:.3g}", "reached" if t.is_reached else "missed"] for t in targets]
-    return _table("Targets", [("", "left"), ("measured", "right"), ("at most", "right"), ("", "left")], rows)
+    return Content("Targets", ("", "measured", "at most", ""), rows)
 
 
-def markdown_loops(loops: list[Loop]) -> str:
-    """Return a table of loops that have the same ways to take their steps."""
-    heads = [f"{way} (x default)" if way != DEFAULT else way for way in loops[0].ways]
-    lines = [
-        "| an iteration: producer + step | " + " | ".join(heads) + " | default, of the best |",
-        "| --- " * (len(heads) + 2) + "|",
-    ]
-    for loop in loops:
-        cells = []
-        for name, way in loop.ways.items():
-            ratio = "" if name == DEFAULT else f" ({way.of_default[1]:.2f} x)"
-            cells.append(f"{time_text(way.whole[1])} = {time_text(way.producer)} + {time_text(way.step)}{ratio}")
-        low, median, high = loop.ways[DEFAULT].of_best
-        lines.append(f"| {loop.name} | " + " | ".join(cells) + f" | {median:.2f} ({low:.2f} to {high:.2f}) |")
-    return "\n".join(lines)
-
-
-def plot(result: Result, path: Path) -> None:
-    """Draw time over n with the limits, and bars for the models.
-
-    Raises OSError and ValueError where matplotlib cannot write that file.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    matplotlib.use("agg")
-    arrays = [case for case in result.cases if case.kind == "array"]
-    models = [case for case in result.cases if case.kind == "model"]
-    shown = [peer.name for peer in PEERS if any(peer.name in case.rows for case in result.cases)]
-    palette = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
-    colors = {name: "black" if name == OURS else palette[index % 20] for index, name in enumerate(shown)}
-
-    columns = min(3, len(models)) or 1
-    model_rows = -(-len(models) // columns)
-    bar_height = 0.2 * len(shown) + 0.8
-    figure = Figure(figsize=(13, 7 + bar_height * model_rows), layout="constrained")
-    grid = figure.add_gridspec(1 + model_rows, columns, height_ratios=[7, *[bar_height] * model_rows])
-    machine = result.machine
-    figure.suptitle(f"One step of RMSprop, float32, on {machine['processor']}, {machine['threads']} threads")
-
-    axes = figure.add_subplot(grid[0, :])
-    sizes = [case.elements for case in arrays]
-    for name in shown:
-        points = [(case.elements, case.rows[name].seconds[1]) for case in arrays if name in case.rows]
-        style: dict[str, Any] = {"linewidth": 3, "zorder": 3} if name == OURS else {"linewidth": 1.3, "marker": "."}
-        label = f"{name} (not RMSprop: the same bytes)" if name == ADAGRAD else name
-        if points:
-            axes.plot(*zip(*points, strict=True), color=colors[name], label=label, **style)
-    compute = [min(case.compute_limit.values()) for case in arrays]
-    memory = [min(case.memory_limit.values()) for case in arrays]
-    axes.plot(sizes, compute, "--", color="tab:red", label="limit: a division and a root for each element")
-    axes.plot(sizes, memory, ":", color="tab:blue", linewidth=2, label="limit: reading p, g, s and writing p, s")
-    floor = [case.limit for case in arrays]
-    axes.fill_between(sizes, floor, min(floor, default=1) / 3, color="0.9", label="faster than this processor can")
-    axes.set(xscale="log", yscale="log", xlabel="n, elements of one array", ylabel="time of one step (lower is better)")
-    axes.set_xticks(sizes, [size_name(size) for size in sizes], rotation=45)
-    ticks = [10.0**power for power in range(-8, 2)]
-    axes.set_yticks(ticks, map(time_text, ticks))
-    axes.minorticks_off()
-    low, high = min(floor, default=1), max((r.seconds[1] for case in arrays for r in case.rows.values()), default=1)
-    axes.set(xlim=(min(sizes, default=1) / 1.2, max(sizes, default=1) * 1.2), ylim=(low / 2, high * 2))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="upper left")
-
-    names = [name for name in reversed(shown) if any(name in case.rows for case in models)]
-    for index, case in enumerate(models):
-        bars = figure.add_subplot(grid[1 + index // columns, index % columns])
-        rows = [case.rows.get(name) for name in names]
-        seconds = [row.seconds[1] if row else case.limit / 2 for row in rows]
-        drawn = bars.barh(names, seconds, color=[colors[name] for name in names])
-        labels = [
-            "" if row is None else time_text(row.seconds[1]) + ("" if name == OURS else f" ({row.of_ours[1]:.1f} x)")
-            for name, row in zip(names, rows, strict=True)
-        ]
-        bars.bar_label(drawn, labels, fontsize="small", padding=3)
-        bars.axvline(case.limit, color="tab:red", linestyle="--", linewidth=1)
-        bars.set(xscale="log", xlim=(case.limit / 2, max(seconds) * 25))
-        bars.set_title(f"{case.name}\n{case.leaves:,} arrays, {case.elements:,} elements", fontsize="medium")
-        bars.tick_params(axis="y", labelsize="small", labelleft=index % columns == 0)
-        bars.set_xticks([], [])
-        bars.minorticks_off()
-    figure.savefig(path, dpi=110)
+if __name__ == "__main__":
+    print(markdown(Result.from_json(Path(sys.argv[1]).read_text())))

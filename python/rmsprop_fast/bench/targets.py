@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rmsprop_fast.bench.peers import FOREACH, JAX, LOOP, NUMBA_SERIAL, OURS, OUT
-from rmsprop_fast.bench.suite import LARGE
+from rmsprop_fast.bench.loops import DEFAULT
+from rmsprop_fast.bench.peers import ADAGRAD, FOREACH, JAX, LOOP, NUMBA_SERIAL, OURS, OUT
+from rmsprop_fast.bench.problems import LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rmsprop_fast.bench.suite import Case, Result
+    from rmsprop_fast.bench.cases import Case
+    from rmsprop_fast.bench.suite import Result
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,17 @@ class Target:
 
 def targets(result: Result) -> list[Target]:
     """Return those that this run measured all figures for."""
-    return [*_steps(result), *_default_threads(result), *_costs(result)]
+    return [*_loops(result), *_steps(result), *_default_threads(result), *_costs(result)]
+
+
+def _loops(result: Result) -> Iterator[Target]:
+    for loop in result.loops:
+        of_best = loop.ways[DEFAULT].of_best[1]
+        yield Target(f"{loop.name}: whole loop by default, of {loop.best}", of_best, 1.05)
+        bounds = {OUT: 1 / 1.6 if loop.name == "NumPy MLP, 1024 wide" else 1, LOOP: 1, FOREACH: 1, ADAGRAD: 1}
+        for peer, most in bounds.items():
+            if peer in loop.ways:
+                yield Target(f"{loop.name}: whole loop, of {peer}", 1 / loop.ways[peer].of_default[1], most)
 
 
 def _steps(result: Result) -> Iterator[Target]:
@@ -65,14 +77,16 @@ def _of(case: Case, bounds: dict[str, float]) -> Iterator[Target]:
 
 def _default_threads(result: Result) -> Iterator[Target]:
     for found in result.default_threads:
-        what = f"{found['name']}, {found['between']} between steps: default threads, of the best number"
-        yield Target(what, found["of_best"], 1.25)
+        what = f"{found.name}, {found.between} between steps: default threads, of the best number"
+        yield Target(what, found.of_best, 1.25)
 
 
 def _costs(result: Result) -> Iterator[Target]:
-    if result.tree_ns_per_leaf:
-        yield Target("158 arrays: ns a leaf above the work", result.tree_ns_per_leaf[1], 100)
-    if fresh := result.fresh.get(OURS):
-        yield Target("cold start: ms above importing NumPy", fresh["seconds"] * 1e3, 30)
-        if "extra" in fresh:
-            yield Target("extra memory of a step, bytes an element", fresh["extra"], 0.05)  # what a page or two make
+    for _, ns, _ in result.tree_ns_per_leaf:
+        yield Target("158 arrays: ns a leaf above the work", ns, 100)
+    for fresh in result.fresh:
+        if fresh.name == OURS:
+            yield Target("cold start: ms above importing NumPy", fresh.seconds * 1e3, 30)
+            if fresh.extra is not None:
+                # What a page or two make.
+                yield Target("extra memory of a step, bytes an element", fresh.extra, 0.05)

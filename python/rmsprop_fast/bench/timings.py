@@ -52,3 +52,10 @@ class Timings:
 def quartiles(numbers: list[float]) -> Quartiles:
     low, middle, high = statistics.quantiles(numbers, n=4) if len(numbers) > 1 else numbers * 3
     return low, middle, high
+
+
+def time_text(seconds: float) -> str:
+    for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 1000 else f"{seconds * factor:.0f} {unit}"
+    return f"{seconds * 1e9:.0f} ns"

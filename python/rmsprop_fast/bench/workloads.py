@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from rmsprop_fast.bench.peers import ADAGRAD, FOREACH, LOOP, OURS, OURS_TORCH, OUT
 
 if TYPE_CHECKING:
-    from rmsprop_fast.bench.peers import Array, Problem
+    from rmsprop_fast.bench.steps import Array, Problem
 
 Gradients = Callable[["Problem", int], float]  # have the problem's gradients be those of a batch; return its loss
 
@@ -144,9 +143,6 @@ class Workload:
     ours: str = OURS
     peers: tuple[str, ...] = (OUT,)
     packages: tuple[str, ...] = ()
-
-    def missing(self) -> list[str]:
-        return [package for package in self.packages if find_spec(package) is None]
 
 
 def _torch(width: int) -> Workload:

@@ -216,13 +216,12 @@ double sum_of_squares(const Leaf& leaf, std::size_t begin, std::size_t end) {
   for (std::size_t size; begin < end; begin += size) {
     size = end - begin < tile_size ? end - begin : tile_size;
     const Real* g = numbers(const_cast<void*>(leaf.g), leaf.grad_element, begin, size, tile);
-    const char* const source = static_cast<const char*>(leaf.g) + begin * bytes;
-    const std::size_t whole = size / lanes * lanes;
-    add_rows(sums, g, whole, source, bytes);
-    if (whole == size) continue;
-    Real rest[lanes];  // zeros change no sum
-    for (std::size_t lane = 0; lane < lanes; ++lane) rest[lane] = whole + lane < size ? g[whole + lane] : Real{0};
-    add_rows(sums, rest, lanes, source, bytes);
+    const std::size_t whole_rows = (size + lanes - 1) / lanes * lanes;
+    if (whole_rows > size) {  // zeros change no sum; one call of add_rows, as GCC 12 makes scalar code of a second
+      for (std::size_t i = 0; i < whole_rows; ++i) tile[i] = i < size ? g[i] : Real{0};
+      g = tile;
+    }
+    add_rows(sums, g, whole_rows, static_cast<const char*>(leaf.g) + begin * bytes, bytes);
   }
   for (std::size_t half = lanes / 2; half > 0; half /= 2)
     for (std::size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];

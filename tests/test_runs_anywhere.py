@@ -71,7 +71,8 @@ def test_kernel_objects_share_no_symbol_with_the_rest(build: Path) -> None:
     for name, path in kernels.items():
         instruction_set = name.removeprefix("kernel_").partition("/")[0]
         symbols = re.findall(r"^[0-9a-f ]{16} (\w) (.*)$", run_command("nm", "-C", path).stdout, re.MULTILINE)
-        shared = [symbol for kind, symbol in symbols if kind not in "bdrt"]
+        # GCC and clang may call memset of the C library anywhere.
+        shared = [symbol for kind, symbol in symbols if kind not in "bdrt" and (kind, symbol) != ("U", "memset")]
         assert shared == [f"rmsprop_fast::{instruction_set}::kernels"]
 
 

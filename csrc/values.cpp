@@ -54,4 +54,9 @@ bool is_number(py::handle value) {
   return py::isinstance(value, py::module_::import("numbers").attr("Real"));
 }
 
+py::object quiet_numpy(const char* function) {
+  const auto numpy = py::module_::import("numpy");
+  return numpy.attr("errstate")(py::arg("all") = "ignore")(numpy.attr(function));
+}
+
 }  // namespace rmsprop_fast

@@ -31,4 +31,7 @@ bool is_tree(py::handle value);
 // A real number, but not True or False?
 bool is_number(py::handle value);
 
+// NumPy's function of that name, without warnings of overflow and the like.
+py::object quiet_numpy(const char* function);
+
 }  // namespace rmsprop_fast

@@ -4,9 +4,8 @@
 
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <utility>
-
-#include "values.hpp"
 
 namespace rmsprop_fast {
 namespace {
@@ -52,6 +51,13 @@ void require_array(py::handle object, const Name& name) {
     throw py::type_error(name() + ": expected a NumPy array, got " + Py_TYPE(object.ptr())->tp_name);
   if (is_masked(object))
     throw py::type_error(name() + ": expected a NumPy array without a mask, got " + Py_TYPE(object.ptr())->tp_name);
+}
+
+// A number, as the gradient of a 0-d parameter, say, becomes an array of that type; anything else stays what it is.
+py::object as_array(py::handle object, const Layout& layout, Element element, const Name& name) {
+  if (!layout.shape.empty() || py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::object>(object);
+  const double number = require_number(object, Range::any, element, name());
+  return quiet_numpy("array")(number, py::dtype(type_numbers[static_cast<int>(element)]));
 }
 
 // A loop, as std::equal would call the C library for a handful of numbers.
@@ -192,17 +198,41 @@ const std::vector<py::object>* Buffers::kept(void* Leaf::* member) const {
   return found == kept_.end() ? nullptr : &found->arrays;
 }
 
-py::array Buffers::copy(py::handle array, std::size_t leaf, const char* root) const {
+bool Buffers::restore(std::string_view name, py::handle tree) {
+  const auto kept =
+      std::find_if(kept_.begin(), kept_.end(), [&](const Kept& candidate) { return candidate.name == name; });
+  if (kept == kept_.end()) return false;
+  std::vector<py::object> nodes;
+  std::vector<py::array> copies;
+  tree_.flatten(tree, kept->name, nodes);
+  const Range range = kept->member == &Leaf::s ? Range::mean : Range::any;
+  for (std::size_t i = 0; i < layouts_.size(); ++i)
+    copies.push_back(copy(nodes[tree_.leaf_nodes()[i]], i, kept->name, range));
+  for (const bool writes : {false, true})
+    for (std::size_t i = 0; i < layouts_.size(); ++i) {
+      char* const address = memory_of(kept->arrays[i], layouts_[i], Role::kept, {tree_, kept->name, i}).address;
+      if (writes) std::memcpy(address, copies[i].data(), static_cast<std::size_t>(copies[i].nbytes()));
+    }
+  return true;
+}
+
+py::array Buffers::copy(py::handle given, std::size_t leaf, const char* root, Range range) const {
   const Name name{tree_, root, leaf};
   const Layout& layout = layouts_[leaf];
+  const Element element = compute_type(layout.element);
+  const py::object array = as_array(given, layout, element, name);
   require_array(array, name);
   if (!has_shape(array, layout.shape) || !has_real_numbers(array))
-    throw py::value_error(name() + ": expected a number or real numbers of shape " + tuple_text(layout.shape) +
-                          ", got " + describe(array));
+    throw py::value_error(name() + ": expected " + (range == Range::at_least_0 ? "a number or " : "") +
+                          "real numbers of shape " + tuple_text(layout.shape) + ", got " + describe(array));
   py::array copy = zeros(leaf);
-  const auto numpy = py::module_::import("numpy");
-  const auto quietly = numpy.attr("errstate")(py::arg("all") = "ignore");  // State checks what came out
-  quietly(numpy.attr("copyto"))(copy, array, "same_kind");
+  quiet_numpy("copyto")(copy, array, "same_kind");  // what came out is looked at
+  for (std::size_t k = 0; k < layout.size; ++k) {
+    const bool is_double = element == Element::float64;
+    const double number =
+        is_double ? static_cast<const double*>(copy.data())[k] : static_cast<const float*>(copy.data())[k];
+    if (!is_in(range, number, element)) require_number(py::float_(number), range, element, name());  // which throws
+  }
   copy.attr("base").attr("setflags")(py::arg("write") = false);
   copy.attr("setflags")(py::arg("write") = false);
   return copy;

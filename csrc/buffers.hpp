@@ -9,10 +9,12 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "fit.hpp"
+#include "options.hpp"
 #include "tree.hpp"
 
 namespace rmsprop_fast {
@@ -55,8 +57,12 @@ class Buffers {
   std::vector<Leaf>& leaves() { return leaves_; }
   std::size_t elements() const { return elements_; }
 
-  // A read-only copy of an array of real numbers, in the compute type and layout of that leaf.
-  py::array copy(py::handle array, std::size_t leaf, const char* root) const;
+  // Copies the values of a tree of arrays into those that are kept under that name, or throws and writes nothing.
+  // False: there are none.
+  bool restore(std::string_view name, py::handle tree);
+
+  // A read-only copy of an array of numbers of that range, in the compute type and layout of that leaf.
+  py::array copy(py::handle array, std::size_t leaf, const char* root, Range range) const;
 
   // An array of zeros in the compute type and layout of that leaf; `place` sets apart arrays that are used together.
   py::object zeros(std::size_t leaf, std::size_t place = 0) const;

@@ -24,20 +24,23 @@ Assigning an attribute while a step of another thread works on the state raises 
 constexpr const char* State_s =
     R"(The running mean of the squared gradient: the live arrays, in the tree of the parameters.
 
-Each array has the shape and memory order of its parameter, and its dtype, but float32 for float16 and bfloat16. To
-restore a saved one, copy it in: ``state.s["w"][...] = saved``. The containers are made anew at each access, the arrays
-are not.
+Each array has the shape and memory order of its parameter, and its dtype, but float32 for float16 and bfloat16. The
+containers are made anew at each access, and refuse to be changed; namedtuples and OrderedDicts are such again, other
+subclasses are not. ``copy.deepcopy(state.s)`` is a plain tree to keep.
 
-With ``centered`` they are new, read-only arrays of ``variance + grad_avg**2``; restore those two instead.)";
+To restore one, assign it: its values are copied into the live arrays, all of them or none, and rounded to their dtype.
+They are real numbers of at least 0, or what else a step can lead to, inf and NaN.
+
+With ``centered`` these are new, read-only arrays of ``variance + grad_avg**2``; restore those two instead.)";
 
 constexpr const char* State_variance =
-    R"(With ``centered``, the running variance of the gradient: live arrays as those of `s`. Otherwise None.)";
+    R"(With ``centered``, the running variance of the gradient: live arrays, to be assigned as `s`. Otherwise None.)";
 
 constexpr const char* State_grad_avg =
-    R"(With ``centered``, the running mean of the gradient: live arrays as those of `s`. Otherwise None.)";
+    R"(With ``centered``, the running mean of the gradient: live arrays, to be assigned as `s`, of either sign. Else None.)";
 
 constexpr const char* State_momentum_buffer =
-    R"(With ``momentum``, the momentum buffer: live arrays as those of `s`. None if `init` had ``momentum=0``.)";
+    R"(With ``momentum``, the momentum buffer: live arrays, to be assigned as `s`, of either sign. None if `init` had 0.)";
 
 constexpr const char* State_steps = R"(How many steps were taken, from 0 to 2**63 - 1. May be assigned, to resume.)";
 

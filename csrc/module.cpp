@@ -183,12 +183,14 @@ PYBIND11_MODULE(_core, m) {
   py::class_<State> state(m, "State", docs::State, py::is_final(), py::custom_type_setup(&let_collect));
   // Only `init` makes states: State.__new__(State) would be one whose C++ part does not exist.
   reinterpret_cast<PyTypeObject*>(state.ptr())->tp_new = nullptr;
-  state.def_property_readonly("s", &State::s, docs::State_s)
-      .def_property_readonly("variance", &State::variance, docs::State_variance)
-      .def_property_readonly(
-          "grad_avg", [](const State& self) { return self.kept(&Leaf::m); }, docs::State_grad_avg)
-      .def_property_readonly(
-          "momentum_buffer", [](const State& self) { return self.kept(&Leaf::b); }, docs::State_momentum_buffer)
+  const auto restore = [](const char* name) {
+    return py::cpp_function([name](State& self, py::handle tree) { self.restore(name, tree); });
+  };
+  const auto kept = [](void* Leaf::* member) { return [member](const State& self) { return self.kept(member); }; };
+  state.def_property("s", &State::s, restore("state.s"), docs::State_s)
+      .def_property("variance", &State::variance, restore("state.variance"), docs::State_variance)
+      .def_property("grad_avg", kept(&Leaf::m), restore("state.grad_avg"), docs::State_grad_avg)
+      .def_property("momentum_buffer", kept(&Leaf::b), restore("state.momentum_buffer"), docs::State_momentum_buffer)
       .def_property("steps", &State::steps, &State::set_steps, docs::State_steps)
       .def_property("skipped", &State::skipped, &State::set_skipped, docs::State_skipped)
       .def_property_readonly("grad_norm", &State::grad_norm, docs::State_grad_norm)
@@ -237,9 +239,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_num_threads", &set_num_threads, docs::set_num_threads, arg("num_threads"));
   m.def("info", &info, docs::info);
   m.attr("__version__") = RMSPROP_FAST_VERSION;
-  py::tuple kept(std::size(kept_arrays));
-  for (std::size_t i = 0; i < std::size(kept_arrays); ++i) kept[i] = kept_arrays[i].torch_name;
-  m.attr("KEPT") = kept;  // what torch calls the arrays that are kept, in the order in which `step` asks for them
+  py::tuple torch_names(std::size(kept_arrays));
+  for (std::size_t i = 0; i < std::size(kept_arrays); ++i) torch_names[i] = kept_arrays[i].torch_name;
+  m.attr("KEPT") = torch_names;  // what torch calls the arrays that are kept, in the order in which `step` asks for them
 
   // For tests and benchmarks: small work in chunks, what bounds a step, other machines' limits.
   m.def("_share", &threads::share);

@@ -11,8 +11,8 @@ constexpr Option all_options[] = {
     {"lr", "lr", &Hyper::lr, Range::at_least_0,
      "The learning rate, or a tree of learning rates: numbers, and arrays of each element's own.",
      R"(A tree has the shape of the parameters'. Each of its leaves is a number, or an array of real numbers of the parameter's
-shape; all are finite and at least 0. Arrays are copied when assigned, in the dtype of `s`; those that come back are
-read-only, in containers made anew: to change one leaf, assign a whole tree.
+shape; all are finite and at least 0. Arrays are copied when assigned, in the dtype of `s`. What comes back is read-only,
+its containers too: to change one leaf, assign a whole tree.
 
 Raises
 ------
@@ -92,19 +92,12 @@ by 0. R. Pascanu et al., "On the difficulty of training recurrent neural network
 bool is_limit(Range range) { return range == Range::limit || range == Range::norm; }
 
 std::string expectation(Range range) {
+  if (range == Range::any) return "a real number";
+  if (range == Range::mean) return "a number of at least 0";
   if (range == Range::from_0_to_1) return "a number from 0 to 1";
   if (range == Range::reciprocal) return "a finite number above 0 whose reciprocal is finite";
   if (is_limit(range)) return "None or a finite number above 0";
   return "a finite number of at least 0";
-}
-
-bool is_in(Range range, double number, Element element) {
-  const bool rounds = element == Element::float32 && range != Range::norm;  // norms are numbers of type double
-  const auto rounded = [&](double x) { return rounds ? static_cast<double>(static_cast<float>(x)) : x; };
-  if (range == Range::from_0_to_1) return number >= 0 && number <= 1;
-  if (range == Range::reciprocal) return number > 0 && std::isfinite(number) && std::isfinite(rounded(1 / number));
-  if (is_limit(range)) return rounded(number) > 0 && std::isfinite(rounded(number));
-  return number >= 0 && std::isfinite(rounded(number));
 }
 
 bool require_flag(py::handle value, const std::string& name) {
@@ -118,6 +111,17 @@ std::string text(double number) { return quote(py::float_(number)); }
 std::string default_of(const Option& option) { return quote(value_of(option, Hyper{})); }
 
 }  // namespace
+
+bool is_in(Range range, double number, Element element) {
+  const bool rounds = element == Element::float32 && range != Range::norm;  // norms are numbers of type double
+  const auto rounded = [&](double x) { return rounds ? static_cast<double>(static_cast<float>(x)) : x; };
+  if (range == Range::any) return true;
+  if (range == Range::mean) return !(number < 0);
+  if (range == Range::from_0_to_1) return number >= 0 && number <= 1;
+  if (range == Range::reciprocal) return number > 0 && std::isfinite(number) && std::isfinite(rounded(1 / number));
+  if (is_limit(range)) return rounded(number) > 0 && std::isfinite(rounded(number));
+  return number >= 0 && std::isfinite(rounded(number));
+}
 
 double require_number(py::handle value, Range range, Element element, const std::string& name) {
   const auto refusal = [&] { return name + ": expected " + expectation(range) + ", got " + quote(value); };

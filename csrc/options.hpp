@@ -12,8 +12,9 @@
 
 namespace rmsprop_fast {
 
-// What numbers a hyper-parameter may be.
-enum class Range { at_least_0, from_0_to_1, reciprocal, limit, norm };
+// What numbers a hyper-parameter may be, or those in arrays.
+enum class Range { at_least_0, from_0_to_1, reciprocal, limit, norm, mean, any };  // the last two: also NaN and inf
+bool is_in(Range range, double number, Element element);
 
 // A number of the range, such that what is computed with it in that type stays finite; `name` is for messages.
 double require_number(py::handle value, Range range, Element element, const std::string& name);

@@ -10,17 +10,6 @@
 namespace rmsprop_fast {
 namespace {
 
-template <class Real>
-void require_in_range(py::handle object, const std::string& name) {
-  const auto array = py::reinterpret_borrow<py::array>(object);
-  const auto* begin = static_cast<const Real*>(array.data());
-  const auto* end = begin + array.size();
-  const auto* bad = std::find_if_not(begin, end, [](Real value) { return value >= 0 && std::isfinite(value); });
-  if (bad != end)
-    throw py::value_error(name + ": expected finite numbers of at least 0, got " +
-                          std::string(py::str(py::float_(static_cast<double>(*bad)))));
-}
-
 bool is_lr(const Option& option) { return option.number == &Hyper::lr; }
 
 }  // namespace
@@ -64,29 +53,38 @@ void State::end_step(const Outcome& outcome) {
 
 py::object State::kept(void* Leaf::* member) const {
   const auto* arrays = buffers_.kept(member);
-  return arrays ? buffers_.tree().unflatten(*arrays) : py::none();
+  return arrays ? buffers_.tree().unflatten(*arrays, true) : py::none();
 }
 
 py::object State::s() const {
   if (!hyper_.centered) return kept(&Leaf::s);
   // v + m**2, for nobody to write into
-  const auto numpy = py::module_::import("numpy");
-  const auto quietly = numpy.attr("errstate")(py::arg("all") = "ignore");
+  const py::object multiply = quiet_numpy("multiply"), add = quiet_numpy("add");
   std::vector<py::object> leaves;
   for (std::size_t i = 0; i < buffers_.kept(&Leaf::s)->size(); ++i) {
     const py::object &v = (*buffers_.kept(&Leaf::s))[i], &m = (*buffers_.kept(&Leaf::m))[i], s = buffers_.zeros(i);
-    quietly(numpy.attr("multiply"))(m, m, s);
-    quietly(numpy.attr("add"))(v, s, s);
+    multiply(m, m, s);
+    add(v, s, s);
     s.attr("setflags")(py::arg("write") = false);
     leaves.push_back(s);
   }
-  return buffers_.tree().unflatten(leaves);
+  return buffers_.tree().unflatten(leaves, true);
 }
 
 py::object State::variance() const { return hyper_.centered ? kept(&Leaf::s) : py::none(); }
 
+void State::restore(std::string_view name, py::handle tree) {
+  const InUse in_use(in_use_, "state");
+  if (buffers_.restore(name, tree)) return;
+  const std::string prefix = std::string(name) + ": expected ";
+  if (name == "state.s")
+    throw py::value_error(prefix + "variance and grad_avg to be assigned in its place, as init had centered=True");
+  if (!tree.is_none())
+    throw py::value_error(prefix + "None, as init made no such arrays, got " + Py_TYPE(tree.ptr())->tp_name);
+}
+
 py::object State::get(const Option& option) const {
-  return is_lr(option) && lr_leaves_ ? buffers_.tree().unflatten(*lr_leaves_) : value_of(option, hyper_);
+  return is_lr(option) && lr_leaves_ ? buffers_.tree().unflatten(*lr_leaves_, true) : value_of(option, hyper_);
 }
 
 void State::set(const Option& option, py::handle value) {
@@ -113,8 +111,7 @@ std::vector<py::object> State::read_lr(py::handle tree, const char* name) const 
       leaves.push_back(py::float_(require_number(given, Range::at_least_0, element, leaf_name)));
       continue;
     }
-    leaves.push_back(buffers_.copy(given, i, name));
-    (element == Element::float64 ? require_in_range<double> : require_in_range<float>)(leaves[i], leaf_name);
+    leaves.push_back(buffers_.copy(given, i, name, Range::at_least_0));
   }
   return leaves;
 }
@@ -134,7 +131,7 @@ py::object State::map(const py::function& function) const {
   std::vector<py::object> results;
   for (std::size_t i = 0; i < buffers_.kept(&Leaf::s)->size(); ++i)
     results.push_back(function((*buffers_.kept(&Leaf::s))[i], lr_leaves ? (*lr_leaves)[i] : py::float_(hyper_.lr)));
-  return buffers_.tree().unflatten(results);
+  return buffers_.tree().unflatten(results, false);
 }
 
 void State::set_steps(py::handle value) { set_count(steps_, value, "steps"); }

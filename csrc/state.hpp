@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "buffers.hpp"
@@ -34,7 +35,8 @@ class State {
   // The attributes in Python.
   py::object s() const;
   py::object variance() const;
-  py::object kept(void* Leaf::* member) const;  // None if there are no such arrays
+  py::object kept(void* Leaf::* member) const;           // None if there are no such arrays
+  void restore(std::string_view name, py::handle tree);  // as Buffers does; nothing can be None only
   py::object get(const Option& option) const;
   void set(const Option& option, py::handle value);
   std::int64_t steps() const { return steps_; }

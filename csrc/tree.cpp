@@ -24,6 +24,17 @@ PyObject* item_of(PyObject* sequence, std::size_t index) {
   return PyList_Check(sequence) ? PyList_GET_ITEM(sequence, k) : PyTuple_GET_ITEM(sequence, k);
 }
 
+py::object type_object(PyTypeObject& type) { return borrow(reinterpret_cast<PyObject*>(&type)); }
+
+py::object type_of(py::handle container) {
+  PyObject* const object = container.ptr();
+  if (PyODict_Check(object)) return type_object(PyODict_Type);
+  if (PyDict_Check(object)) return type_object(PyDict_Type);
+  if (PyList_Check(object)) return type_object(PyList_Type);
+  const bool is_named = !PyTuple_CheckExact(object) && py::hasattr(py::type::of(container), "_fields");
+  return is_named ? py::object(py::type::of(container)) : type_object(PyTuple_Type);
+}
+
 }  // namespace
 
 Tree::Kind Tree::kind_of(py::handle object) {
@@ -41,7 +52,7 @@ std::string Tree::describe(Kind kind, std::size_t size) {
 
 Tree::Tree(py::handle root, const char* name) {
   std::vector<py::object> objects{borrow(root.ptr())};  // one for each node
-  nodes_.push_back({kind_of(root), 0, py::none()});
+  nodes_.push_back({kind_of(root), 0, py::none(), {}});
   std::unordered_map<PyObject*, std::size_t> seen;
 
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
@@ -50,9 +61,10 @@ Tree::Tree(py::handle root, const char* name) {
       leaf_nodes_.push_back(i);
       continue;
     }
+    nodes_[i].type = type_of(object);
     nodes_[i].first_child = nodes_.size();
     const auto add_child = [&](const py::object& key, const py::object& child) {
-      nodes_.push_back({kind_of(child), i, key});
+      nodes_.push_back({kind_of(child), i, key, {}});
       objects.push_back(child);
     };
     if (nodes_[i].kind == Kind::dict) {
@@ -118,26 +130,31 @@ std::string Tree::unmatched_key(const Node& node, py::handle dict) const {
   return "";
 }
 
-py::object Tree::unflatten(const std::vector<py::object>& leaves) const {
+py::object Tree::unflatten(const std::vector<py::object>& leaves, bool frozen) const {
+  py::dict types;
+  if (frozen && nodes_[0].kind != Kind::leaf) types = py::module_::import("rmsprop_fast.frozen").attr("FROZEN");
   // Children come after their parents, so the last node first.
   std::vector<py::object> objects(nodes_.size());
   for (std::size_t leaf = 0; leaf < leaves.size(); ++leaf) objects[leaf_nodes_[leaf]] = leaves[leaf];
   for (std::size_t i = nodes_.size(); i-- > 0;) {
     const Node& node = nodes_[i];
-    const auto child = [&](std::size_t k) -> py::object& { return objects[node.first_child + k]; };
-    if (node.kind == Kind::dict) {
-      py::dict dict;
-      for (std::size_t k = 0; k < node.children; ++k) dict[nodes_[node.first_child + k].key] = child(k);
-      objects[i] = dict;
-    } else if (node.kind == Kind::list) {
-      py::list list(node.children);
-      for (std::size_t k = 0; k < node.children; ++k) list[k] = child(k);
-      objects[i] = list;
-    } else if (node.kind == Kind::tuple) {
-      py::tuple tuple(node.children);
-      for (std::size_t k = 0; k < node.children; ++k) tuple[k] = child(k);
-      objects[i] = tuple;
+    if (node.kind == Kind::leaf) continue;
+    py::tuple children(node.children);
+    for (std::size_t k = 0; k < node.children; ++k) children[k] = objects[node.first_child + k];
+    if (node.kind == Kind::tuple) {
+      objects[i] = type_object(PyTuple_Type).attr("__new__")(node.type, children);
+      continue;
     }
+    const py::object made = node.type.attr("__new__")(frozen ? types[node.type] : py::object(node.type));
+    if (node.kind == Kind::list) {
+      PyList_SetSlice(made.ptr(), 0, 0, children.ptr());
+    } else {
+      const auto set = PyODict_Check(made.ptr()) ? PyODict_SetItem : PyDict_SetItem;
+      for (std::size_t k = 0; k < node.children; ++k)
+        if (set(made.ptr(), nodes_[node.first_child + k].key.ptr(), objects[node.first_child + k].ptr()) != 0)
+          throw py::error_already_set();
+    }
+    objects[i] = made;
   }
   return objects[0];
 }

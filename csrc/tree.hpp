@@ -23,13 +23,14 @@ class Tree {
   std::size_t size() const { return nodes_.size(); }
   const std::vector<std::size_t>& leaf_nodes() const { return leaf_nodes_; }
 
-  // The tree of these leaves, in new containers.
-  py::object unflatten(const std::vector<py::object>& leaves) const;
+  // The tree of these leaves, in new containers, which refuse to be changed if frozen. Namedtuples and OrderedDicts are
+  // such again, other subclasses are not.
+  py::object unflatten(const std::vector<py::object>& leaves, bool frozen) const;
 
   // Calls `show` with all Python objects that are held, for the garbage collector.
   template <class Show>
   void show_objects(const Show& show) const {
-    for (const Node& node : nodes_) show(node.key);
+    for (const Node& node : nodes_) show(node.key), show(node.type);
   }
 
   // What messages call a leaf: params['layers'][0]
@@ -42,7 +43,8 @@ class Tree {
   struct Node {
     Kind kind;
     std::size_t parent;
-    py::object key;  // the place in the parent: a dict's key or an index
+    py::object key;   // the place in the parent: a dict's key or an index
+    py::object type;  // of a container: what it comes back as
     std::size_t first_child = 0;
     std::size_t children = 0;
   };

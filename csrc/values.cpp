@@ -70,4 +70,9 @@ py::object find(PyObject* dict, PyObject* key) {
   return py::reinterpret_borrow<py::object>(value);
 }
 
+py::object quiet_numpy(const char* function) {
+  const auto numpy = py::module_::import("numpy");
+  return numpy.attr("errstate")(py::arg("all") = "ignore")(numpy.attr(function));
+}
+
 }  // namespace rmsprop_fast

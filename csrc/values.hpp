@@ -40,4 +40,7 @@ PyObject* interned(const char* text);
 // Null if there is no such key. May run Python code, if keys are not strings.
 py::object find(PyObject* dict, PyObject* key);
 
+// NumPy's function of that name, without warnings of overflow and the like.
+py::object quiet_numpy(const char* function);
+
 }  // namespace rmsprop_fast

@@ -437,7 +437,7 @@ HYPER_REFUSALS: list[tuple[str, Any, type[Exception], str]] = [
         "lr",
         {"w": np.full((4, 3), 1e39), "b": [1, 1]},
         ValueError,
-        "lr['w']: expected finite numbers of at least 0, got inf",
+        "lr['w']: expected a finite number of at least 0, got inf",
     ),
     ("lr", 10**400, ValueError, "lr: expected a finite number of at least 0, got 1000"),
     ("lr", {"w": 1}, ValueError, "lr: expected a dict of 2 as in the state, got a dict of 1 without 'b'"),
@@ -461,13 +461,13 @@ HYPER_REFUSALS: list[tuple[str, Any, type[Exception], str]] = [
         "lr",
         {"w": 1, "b": [np.full(5, np.nan), 1]},
         ValueError,
-        "lr['b'][0]: expected finite numbers of at least 0, got nan",
+        "lr['b'][0]: expected a finite number of at least 0, got nan",
     ),
     (
         "lr",
         {"w": 1, "b": [1, np.array([1, -2])]},
         ValueError,
-        "lr['b'][1]: expected finite numbers of at least 0, got -2.0",
+        "lr['b'][1]: expected a finite number of at least 0, got -2.0",
     ),
     ("rho", 1.5, ValueError, "rho: expected a number from 0 to 1, got 1.5"),
     ("rho", -1e-9, ValueError, "rho: expected a number from 0 to 1, got -1e-09"),
@@ -514,13 +514,11 @@ HYPER_REFUSALS: list[tuple[str, Any, type[Exception], str]] = [
     ("skip_nonfinite", 0, TypeError, "skip_nonfinite: expected True or False, got 0"),
     ("centered", True, AttributeError, "set"),
     ("initial_s", 1, AttributeError, "set"),
-    ("variance", 1, AttributeError, "set"),
     ("grad_norm", 1, AttributeError, "set"),
     ("skipped", -1, ValueError, "skipped: expected an integer from 0 to 2**63 - 1, got -1"),
     ("steps", -1, ValueError, "steps: expected an integer from 0 to 2**63 - 1, got -1"),
     ("steps", 2**63, ValueError, "steps: expected an integer from 0 to 2**63 - 1, got 9223372036854775808"),
     ("steps", 1.5, ValueError, "steps: expected an integer from 0 to 2**63 - 1, got 1.5"),
-    ("s", 1, AttributeError, "set"),
     ("learning_rate", 1, AttributeError, "learning_rate"),
 ]
 
@@ -615,6 +613,90 @@ def test_wrong_arguments_of_init(arguments: Any, named: Any, got: str) -> None:
     message = f"init: expected params, and hyper-parameters by name, got {got}"
     with pytest.raises(TypeError, match=f"^{message}$"):
         rf.init(*arguments, **named)
+
+
+KEPT_REFUSALS: list[tuple[Any, type[Exception], str]] = [
+    (1, TypeError, ": expected a dict of 2 as in the state, got int"),
+    (None, TypeError, ": expected a dict of 2 as in the state, got NoneType"),
+    ({"w": np.ones((4, 3))}, ValueError, ": expected a dict of 2 as in the state, got a dict of 1 without 'b'"),
+    ({"w": np.ones((4, 3)), "b": 1}, TypeError, "['b']: expected a list of 2 as in the state, got int"),
+    (
+        {"w": np.ones((4, 3)), "b": [np.ones(5), np.ones(3)]},
+        ValueError,
+        "['b'][1]: expected real numbers of shape (2,), got float64 of shape (3,)",
+    ),
+    (
+        {"w": np.ones((4, 3)), "b": [np.ones(5), np.ones(2, complex)]},
+        ValueError,
+        "['b'][1]: expected real numbers of shape (2,), got complex128 of shape (2,)",
+    ),
+    ({"w": np.ones((4, 3)), "b": [np.ones(5), 1.0]}, TypeError, "['b'][1]: expected a NumPy array, got float"),
+    (
+        {"w": np.ones((4, 3)), "b": [np.ones(5), np.ma.ones(2)]},
+        TypeError,
+        "['b'][1]: expected a NumPy array without a mask, got MaskedArray",
+    ),
+    (
+        {"w": np.ones((4, 3)), "b": [np.ones(5), [1, 1]]},
+        TypeError,
+        "['b'][1]: expected a NumPy array, got list",
+    ),
+]
+NEGATIVE = {"w": np.ones((4, 3)), "b": [np.ones(5), np.array([1, -1e-9])]}
+
+
+@pytest.mark.parametrize("name", ["s", "variance", "grad_avg", "momentum_buffer"])
+@pytest.mark.parametrize(("value", "error", "message"), KEPT_REFUSALS)
+def test_values_that_are_refused_change_nothing_kept(
+    name: str, value: Any, error: type[Exception], message: str
+) -> None:
+    call = Call()
+    state: Any = rf.init(call.params, centered=name != "s", momentum=0.5)
+    rf.step(call.params, call.grads, state)
+    before = repr(getattr(state, name))
+    with pytest.raises(error, match=re.escape(f"state.{name}{message}")):
+        setattr(state, name, value)
+    assert repr(getattr(state, name)) == before
+    if name in ("s", "variance"):
+        message = f"state.{name}['b'][1]: expected a number of at least 0, got -9.999999717180685e-10"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            setattr(state, name, NEGATIVE)
+        assert repr(getattr(state, name)) == before
+    else:
+        setattr(state, name, NEGATIVE)
+
+
+def test_values_for_arrays_that_cannot_be_written_change_nothing_kept() -> None:
+    state: Any = rf.init([np.ones(2), np.ones(2)])
+    state.s[1].flags.writeable = False
+    with pytest.raises(ValueError, match=r"state\.s\[1\]: expected a writeable array, got a read-only one"):
+        state.s = [np.ones(2), np.ones(2)]
+    assert np.all(state.s[0] == 0)
+
+
+def test_values_of_what_is_not_kept_are_refused() -> None:
+    state: Any = rf.init(np.ones(3))
+    for name in ("variance", "grad_avg", "momentum_buffer"):
+        message = f"state.{name}: expected None, as init made no such arrays, got numpy.ndarray"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            setattr(state, name, np.ones(3))
+        assert getattr(state, name) is None
+    state = rf.init(np.ones(3), centered=True)
+    with pytest.raises(ValueError, match=r"state\.s: expected variance and grad_avg to be assigned in its place"):
+        state.s = np.ones(3)
+    assert np.all(state.s == 0)
+
+
+@pytest.mark.parametrize("value", ["x", None, True, np.True_, 1j, np.complex64(1), [1.0], {}, np.array([1.0])])
+def test_what_is_no_number_for_an_array_without_axes(value: Any) -> None:
+    state: Any = rf.init(np.ones(()))
+    with pytest.raises(
+        (TypeError, ValueError), match=r"state\.s: expected (a real number|real numbers of shape \(\)), got "
+    ):
+        state.s = value
+    with pytest.raises(ValueError, match=r"state\.s: expected a real number, got an object of type int"):
+        state.s = 10**5000
+    assert state.s == 0
 
 
 @pytest.mark.parametrize("name", ["variance", "grad_avg", "momentum_buffer"])
@@ -761,7 +843,8 @@ def test_arrays_taken_out_of_their_container_during_a_step_stay_alive() -> None:
     assert state.steps == 20
 
 
-def test_keys_that_compare_in_python_cannot_step_in_between() -> None:
+@pytest.mark.parametrize("name", ["step", "s", "lr", "steps"])
+def test_keys_that_compare_in_python_cannot_step_in_between(name: str) -> None:
     class Key:
         armed = False
 
@@ -770,18 +853,26 @@ def test_keys_that_compare_in_python_cannot_step_in_between() -> None:
 
         def __eq__(self, other: object) -> bool:
             if Key.armed:
-                rf.step(params, grads, state)
+                Key.armed = False
+                if name == "step":
+                    rf.step(params, grads, state)
+                else:
+                    setattr(state, name, 5 if name == "steps" else {Key(): np.full(3, 5)})
             return isinstance(other, Key)
 
     params, grads = {Key(): np.ones(3)}, {Key(): np.ones(3)}
-    state = rf.init(params)
+    state: Any = rf.init(params)
+    before = repr((state, state.s, state.lr))
     Key.armed = True
     with pytest.raises(RuntimeError, match="expected one that is not in use"):
         rf.step(params, grads, state)
-    Key.armed = False
-    assert state.steps == 0
+    assert repr((state, state.s, state.lr)) == before
     rf.step(params, grads, state)
     assert state.steps == 1
+    Key.armed = True
+    with pytest.raises(RuntimeError, match="expected one that is not in use"):
+        state.s = {Key(): np.ones(3)}
+    assert np.all(next(iter(state.s.values())) < 1)
 
 
 @pytest.mark.parametrize("count", [0, -1, 1025, 2**70, 1.5, "2"])

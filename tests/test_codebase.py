@@ -70,7 +70,7 @@ def test_calls_go_one_way() -> None:
         "values.hpp": set(),
         "tree.hpp": set(),
         "options.hpp": {"elements.hpp", "hyper.hpp", "values.hpp"},
-        "buffers.hpp": {"fit.hpp", "tree.hpp"},
+        "buffers.hpp": {"fit.hpp", "options.hpp", "tree.hpp"},
         "state.hpp": {"buffers.hpp", "gradient.hpp", "hyper.hpp", "in_use.hpp", "options.hpp", "step.hpp"},
         "group_options.hpp": {"hyper.hpp", "options.hpp"},
         "param_groups.hpp": {
@@ -79,7 +79,7 @@ def test_calls_go_one_way() -> None:
         "values.cpp": {"values.hpp"},
         "tree.cpp": {"tree.hpp", "values.hpp"},
         "options.cpp": {"options.hpp"},
-        "buffers.cpp": {"buffers.hpp", "values.hpp"},
+        "buffers.cpp": {"buffers.hpp"},
         "state.cpp": {"state.hpp"},
         "group_options.cpp": {"group_options.hpp"},
         "param_groups.cpp": {"param_groups.hpp"},

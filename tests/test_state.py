@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import collections
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import weakref
 from collections import OrderedDict, namedtuple
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -45,7 +48,6 @@ def test_arguments_by_name() -> None:
 
 
 def test_s_is_live_and_keeps_the_tree() -> None:
-    Layer = namedtuple("Layer", ["w", "b"])
     params: Any = OrderedDict(x=[np.zeros(2), (np.zeros(3), {1: np.zeros(4)})], y=Layer(np.zeros(1), np.zeros(0)), z={})
     state = rf.init(params)
     shapes = {"x": [(2,), ((3,), {1: (4,)})], "y": ((1,), (0,)), "z": {}}
@@ -67,6 +69,194 @@ def params_like(tree: Any) -> Any:
         children = [params_like(child) for child in tree]
         return children if isinstance(tree, list) else tuple(children)
     return np.ones_like(tree)
+
+
+Layer = namedtuple("Layer", ["w", "b"])
+
+
+class Net(NamedTuple):
+    first: Any
+    second: Any
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "dict[key] = x": lambda tree: tree.__setitem__("d", 0),
+    "del dict[key]": lambda tree: tree.__delitem__("l"),
+    "dict |= x": lambda tree: tree.__ior__({"d": 0}),
+    "dict.clear": lambda tree: tree.clear(),
+    "dict.pop": lambda tree: tree.pop("l"),
+    "dict.popitem": lambda tree: tree.popitem(),
+    "dict.setdefault": lambda tree: tree.setdefault("x", 0),
+    "dict.update": lambda tree: tree.update(d=0),
+    "dict.__init__": lambda tree: tree.__init__(d=0),
+    "list[index] = x": lambda tree: tree["l"].__setitem__(0, 0),
+    "list[slice] = x": lambda tree: tree["l"].__setitem__(slice(0, 2), []),
+    "del list[index]": lambda tree: tree["l"].__delitem__(0),
+    "list += x": lambda tree: tree["l"].__iadd__([0]),
+    "list *= x": lambda tree: tree["l"].__imul__(2),
+    "list.append": lambda tree: tree["l"].append(0),
+    "list.clear": lambda tree: tree["l"].clear(),
+    "list.extend": lambda tree: tree["l"].extend([0]),
+    "list.insert": lambda tree: tree["l"].insert(0, 0),
+    "list.pop": lambda tree: tree["l"].pop(),
+    "list.remove": lambda tree: tree["l"].remove(tree["l"][0]),
+    "list.reverse": lambda tree: tree["l"].reverse(),
+    "list.sort": lambda tree: tree["l"].sort(key=id),
+    "list.__init__": lambda tree: tree["l"].__init__([]),
+    "in a tuple": lambda tree: tree["t"][0].append(0),
+    "in a namedtuple": lambda tree: tree["n"].w.update(x=0),
+    "OrderedDict[key] = x": lambda tree: tree["o"].__setitem__("a", 0),
+    "OrderedDict.update": lambda tree: tree["o"].update(a=0),
+    "OrderedDict.popitem": lambda tree: tree["o"].popitem(last=False),
+    "OrderedDict.move_to_end": lambda tree: tree["o"].move_to_end("a"),
+    "in an OrderedDict": lambda tree: tree["o"]["b"].append(0),
+}
+
+
+def every_container() -> Any:
+    def zeros() -> Any:
+        return np.zeros(2)
+
+    ordered = OrderedDict(a=zeros(), b=[zeros()])
+    return {"d": zeros(), "l": [zeros(), zeros()], "t": ([],), "n": Layer({"x": zeros()}, ()), "o": ordered}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["s", "centered s", "variance", "grad_avg", "momentum_buffer", "lr"])
+def test_a_change_of_a_container_is_not_lost_but_refused(change: str, name: str) -> None:
+    CHANGES[change](every_container())  # fine for others
+    params = every_container()
+    state = rf.init(params, centered=name != "s", momentum=0.5)
+    state.lr = copy.deepcopy(params)
+    tree = getattr(state, name.split()[-1])
+    before = repr(tree)
+    with pytest.raises(TypeError, match=r"expected a whole tree to be assigned, as in state\.lr = tree, or an array"):
+        CHANGES[change](tree)
+    assert repr(tree) == repr(getattr(state, name.split()[-1])) == before
+
+
+def test_containers_come_back_as_what_they_were() -> None:
+    class Ordered(OrderedDict[str, Any]):
+        pass
+
+    subs: dict[type, Any] = {each: type("Sub", (each,), {}) for each in (dict, list, tuple)}
+    params = OrderedDict(
+        n=Layer(np.zeros(1), Net([np.zeros(2)], {})),
+        o=Ordered(b=np.zeros(3), a=np.zeros(4)),
+        s=subs[dict](x=subs[list]([subs[tuple]([np.zeros(5)])])),
+    )
+    state = rf.init(params, lr=params, momentum=0.5)
+    for tree in (state.s, state.lr, state.momentum_buffer, rf.step_size(state)):
+        assert type(tree["n"]) is Layer
+        assert type(tree["n"].b) is Net
+        assert isinstance(tree, OrderedDict)
+        assert isinstance(tree["o"], OrderedDict)
+        assert (list(tree), list(tree["o"]), list(reversed(tree["o"]))) == (["n", "o", "s"], ["b", "a"], ["a", "b"])
+        assert [leaf.size for leaf in (tree["n"].w, tree["n"].b.first[0], *tree["o"].values())] == [1, 2, 3, 4]
+        plain = tree["s"], tree["s"]["x"], tree["s"]["x"][0]
+        assert not any(isinstance(each, sub) for each, sub in zip(plain, subs.values(), strict=True))
+        assert type(plain[2]) is tuple
+        assert not isinstance(plain[0], OrderedDict)
+    rf.step(params, copy.deepcopy(params), state)
+    rf.reference.step(params, copy.deepcopy(params), state)
+    assert state.steps == 2
+
+
+def types(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return type(tree), {key: types(child) for key, child in tree.items()}
+    return (type(tree), [types(child) for child in tree]) if isinstance(tree, (list, tuple)) else type(tree)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda tree: pickle.loads(pickle.dumps(tree)), lambda tree: pickle.loads(pickle.dumps(tree, 0))],
+    ids=["deepcopy", "pickle", "pickle 0"],
+)
+def test_copies_of_a_tree_are_plain(copied: Any) -> None:
+    params = every_container()
+    state = rf.init(params)
+    assert types(copied(state.s)) == types(params)
+    assert types(rf.step_size(state)) == types(params)  # which is nobody else's, so one may change it
+
+
+def test_shallow_copies_of_a_container_are_plain() -> None:
+    s = rf.init(every_container()).s
+    for same, plain in ((s, dict), (s["l"], list), (s["o"], OrderedDict)):
+        makers: list[Any] = [copy.copy, lambda tree: tree.copy(), plain, type(same)]
+        makers.append((lambda tree: tree[:]) if plain is list else (lambda tree: tree | {}))
+        for make in makers:
+            assert type(make(same)) is plain
+            assert len(make(same)) == len(same)
+
+
+def kept_names(hyper: dict[str, Any]) -> list[str]:
+    names = ["variance", "grad_avg"] if hyper.get("centered") else ["s"]
+    return [*names, "momentum_buffer"] if hyper.get("momentum") else names
+
+
+@pytest.mark.parametrize("hyper", [{}, {"momentum": 0.5}, {"centered": True, "momentum": 0.5}], ids=repr)
+def test_what_is_kept_may_be_assigned(hyper: dict[str, Any]) -> None:
+    """A second state goes on where the first one was saved."""
+    random = np.random.default_rng(0)
+
+    def tree() -> Any:
+        leaf = np.asfortranarray(random.standard_normal((3, 4)).astype(np.float32))
+        return {"w": leaf, "b": [random.standard_normal(5), np.array(random.standard_normal(), np.float16)]}
+
+    p, steps = tree(), [tree() for _ in range(6)]
+    first = rf.init(p, **hyper)
+    for g in steps[:3]:
+        rf.step(p, g, first)
+    saved = {name: copy.deepcopy(getattr(first, name)) for name in kept_names(hyper)}
+    expected = copy.deepcopy(p)
+    for g in steps[3:]:
+        rf.step(expected, g, first)
+
+    second = rf.init(p, **hyper)
+    live = {name: getattr(second, name)["w"] for name in saved}
+    for name, values in saved.items():
+        setattr(second, name, values)
+        assert getattr(second, name)["w"] is live[name]
+        assert same_bits(live[name], values["w"])
+        values["w"][...] = 99  # they were copied
+    second.steps = first.steps
+    for g in steps[3:]:
+        rf.step(p, g, second)
+    for found, want in ((p["w"], expected["w"]), *zip(p["b"], expected["b"], strict=True)):
+        assert same_bits(found, want)
+
+
+def test_assigned_values_are_rounded_and_may_be_what_steps_lead_to() -> None:
+    p = {"w": np.zeros((2, 2), np.float32), "x": np.zeros(())}
+    state = rf.init(p, momentum=0.5)
+    state.s = {"w": np.array([[np.inf, np.nan], [1 / 3, 1e300]]), "x": 7}
+    assert same_bits(state.s["w"], np.array([[np.inf, np.nan], [1 / 3, np.inf]], np.float32))
+    assert state.s["x"] == 7
+    state.s = {"w": np.arange(4).reshape(2, 2), "x": np.float32(0.5)}
+    np.testing.assert_array_equal(state.s["w"], [[0, 1], [2, 3]])
+    assert state.s["x"] == 0.5
+    state.momentum_buffer = {"w": np.array([[-1, -np.inf], [np.nan, 0]], np.float16), "x": np.array(-2)}
+    assert same_bits(state.momentum_buffer["w"], np.array([[-1, -np.inf], [np.nan, 0]], np.float32))
+    state.s["x"][...] = 3
+    state.s = state.s
+    assert state.s["x"] == 3
+    state.variance = state.grad_avg = None  # as they are
+
+
+def test_live_arrays_may_be_assigned_to_each_other() -> None:
+    state = rf.init([np.zeros(2), np.zeros(2)])
+    state.s[0][...], state.s[1][...] = 1, 2
+    state.s = state.s[::-1]
+    assert [each.tolist() for each in state.s] == [[2, 2], [1, 1]]
+
+
+def test_an_array_may_be_changed_in_place_by_its_attribute() -> None:
+    state = rf.init(np.zeros(3))
+    s = state.s
+    state.s += 5
+    assert state.s is s
+    assert s.tolist() == [5, 5, 5]
 
 
 @pytest.mark.parametrize("params", [[], (), {}, {"a": [], "b": ((), {})}])

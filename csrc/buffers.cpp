@@ -164,7 +164,6 @@ Buffers::Buffers(py::handle params) : tree_(params, "params") {
   for (std::size_t i = 0; i < tree_.leaf_nodes().size(); ++i) {
     layouts_.push_back(learn(objects_[tree_.leaf_nodes()[i]], {tree_, "params", i}));
     leaves_.push_back({.size = layouts_[i].size, .element = layouts_[i].element});
-    elements_ += layouts_[i].size;
   }
 }
 
@@ -248,15 +247,25 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
   Held held(&objects_);
   tree_.flatten(params, "params", objects_);
   tree_.flatten(grads, "grads", objects_);
+  for (std::size_t i = 0; i < leaves_.size(); ++i) {
+    py::object& g = objects_[tree_.size() + tree_.leaf_nodes()[i]];
+    if (Py_TYPE(g.ptr()) != py::detail::npy_api::get().PyArray_Type_ && !g.is_none())
+      g = as_array(g, layouts_[i], layouts_[i].element, {tree_, "grads", i});
+  }
 
   bool same = std::exchange(disjoint_, false);
+  std::size_t elements = 0;
   const auto update = [&same](auto& place, auto now) { same &= std::exchange(place, now) == now; };
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     const std::size_t node = tree_.leaf_nodes()[i];
     const Layout& layout = layouts_[i];
     Leaf& leaf = leaves_[i];
     update(leaf.p, memory_of(objects_[node], layout, Role::params, {tree_, "params", i}).address);
-    const Memory g = memory_of(objects_[tree_.size() + node], layout, Role::grads, {tree_, "grads", i});
+    const py::object& grad = objects_[tree_.size() + node];
+    leaf.size = grad.is_none() ? 0 : layout.size;  // without a gradient, there is nothing to update
+    elements += leaf.size;
+    Memory g{nullptr, layout.element};
+    if (!grad.is_none()) g = memory_of(grad, layout, Role::grads, {tree_, "grads", i});
     update(leaf.g, g.address);
     update(leaf.grad_element, g.element);
     for (const Kept& kept : kept_)
@@ -264,11 +273,14 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
   }
   if (!same) require_no_overlap();
   disjoint_ = true;
+  elements_ = elements;
   return held;
 }
 
 void Buffers::require_no_overlap() const {
-  const auto overlap = find_overlap(leaves_);
+  std::vector<Leaf> leaves = leaves_;  // also those without a gradient, as others must not write into them
+  for (std::size_t i = 0; i < leaves.size(); ++i) leaves[i].size = layouts_[i].size;
+  const auto overlap = find_overlap(leaves);
   if (!overlap) return;
   const auto name = [&](const Place& place) {
     const char* root = place.part == Part::grads ? "grads" : "params";

@@ -42,7 +42,8 @@ constexpr const char* State_grad_avg =
 constexpr const char* State_momentum_buffer =
     R"(With ``momentum``, the momentum buffer: live arrays, to be assigned as `s`, of either sign. None if `init` had 0.)";
 
-constexpr const char* State_steps = R"(How many steps were taken, from 0 to 2**63 - 1. May be assigned, to resume.)";
+constexpr const char* State_steps =
+    R"(How many steps were taken, for all parameters as one, from 0 to 2**63 - 1. May be assigned, to resume.)";
 
 constexpr const char* State_skipped =
     R"(How many steps ``skip_nonfinite`` skipped, from 0 to 2**63 - 1. May be assigned, to resume.)";
@@ -106,9 +107,11 @@ params : array or tree of arrays
     As given to `init`: same tree, and for each leaf the same shape, dtype and memory order. Updated in place.
 grads : array or tree of arrays
     The gradients, with the same tree, shapes, dtypes and memory orders; those of float32 parameters may also be float16
-    or bfloat16. May be read-only and may share memory among themselves.
+    or bfloat16. May be read-only and may share memory among themselves. That of a 0-d parameter may also be a number,
+    which is rounded to the parameter's dtype. None: the parameter and what is kept for it stay as they are in this step.
 state : State
-    Its arrays are updated in place, its `steps` grows by one (or its `skipped`, see ``skip_nonfinite``).
+    Its arrays are updated in place, its `steps` grows by one (or its `skipped`, see ``skip_nonfinite``), whether or not there
+    are gradients.
 
 Raises
 ------

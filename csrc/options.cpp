@@ -92,7 +92,7 @@ by 0. R. Pascanu et al., "On the difficulty of training recurrent neural network
 bool is_limit(Range range) { return range == Range::limit || range == Range::norm; }
 
 std::string expectation(Range range) {
-  if (range == Range::any) return "a real number";
+  if (range == Range::any) return "a NumPy array or a real number";
   if (range == Range::mean) return "a number of at least 0";
   if (range == Range::from_0_to_1) return "a number from 0 to 1";
   if (range == Range::reciprocal) return "a finite number above 0 whose reciprocal is finite";

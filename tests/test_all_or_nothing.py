@@ -100,7 +100,17 @@ CYCLE.append(CYCLE)
 REFUSALS = {
     # wrong types
     "params: no array": (set_items(params_w=1.0), TypeError, "params['w']: expected a NumPy array, got float"),
-    "grads: None": (set_items(grads_w=None), TypeError, "grads['w']: expected a NumPy array, got NoneType"),
+    "grads: None for a container": (
+        set_items(grads_b=None),
+        TypeError,
+        "grads['b']: expected a list of 2 as in the state, got NoneType",
+    ),
+    "grads: None": (set_items(grads=None), TypeError, "grads: expected a dict of 2 as in the state, got NoneType"),
+    "params: None without a gradient": (
+        set_items(grads_w=None, params_w=None),
+        TypeError,
+        "params['w']: expected a NumPy array, got NoneType",
+    ),
     "grads: list": (set_items(grads_w=[1.0]), TypeError, "grads['w']: expected a NumPy array, got list"),
     "grads: NumPy scalar": (
         set_items(grads_b_0=np.float64(1)),
@@ -295,6 +305,45 @@ def test_overlaps_are_found_when_addresses_change_after_a_good_step() -> None:
         with pytest.raises(ValueError, match="overlaps"):
             rf.step(block[2:6], block[4:8], state)
     rf.step(p, g, state)
+
+
+def test_overlaps_count_with_and_without_gradients() -> None:
+    block = np.ones(10)
+    params: Any = [block[:6], block[5:]]
+    state = rf.init(params)
+    with pytest.raises(ValueError, match=r"params\[0\]: overlaps the memory of params\[1\]"):
+        rf.step(params, [np.ones(6), None], state)
+    params = [np.ones(5), np.ones(5)]
+    rf.step(params, [np.ones(5), None], state := rf.init(params))
+    before = repr((params, state))
+    with pytest.raises(ValueError, match=r"overlaps the memory of"):
+        rf.step(params, [np.ones(5), params[1]], state)
+    assert repr((params, state)) == before
+    assert np.all(block == 1)
+
+
+@pytest.mark.parametrize(
+    "number", ["1", b"1", True, np.True_, 1j, np.complex64(1), [1.0], (), {}, object, np.str_("1"), 10**400]
+)
+def test_what_is_no_number_for_a_gradient(number: Any) -> None:
+    p, other = np.ones(()), np.ones(3)
+    state = rf.init([other, {"x": p}])
+    message = r"grads\[1\]\['x'\]: expected a NumPy array or a real number, got "
+    with pytest.raises((TypeError, ValueError), match=message):
+        rf.step([other, {"x": p}], [np.ones(3), {"x": number}], state)
+    assert p == 1
+    assert np.all(other == 1)
+    assert state.steps == 0
+
+
+@pytest.mark.parametrize("number", [1.0, np.float64(1), 1])
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (0,), (3,)])
+def test_numbers_are_no_gradients_of_arrays_with_axes(shape: Any, number: Any) -> None:
+    p = np.ones(shape)
+    state = rf.init(p)
+    with pytest.raises(TypeError, match="grads: expected a NumPy array, got "):
+        rf.step(p, number, state)
+    assert np.all(p == 1)
 
 
 def test_grads_may_share_memory_among_themselves_and_be_read_only() -> None:
@@ -691,10 +740,13 @@ def test_values_of_what_is_not_kept_are_refused() -> None:
 def test_what_is_no_number_for_an_array_without_axes(value: Any) -> None:
     state: Any = rf.init(np.ones(()))
     with pytest.raises(
-        (TypeError, ValueError), match=r"state\.s: expected (a real number|real numbers of shape \(\)), got "
+        (TypeError, ValueError),
+        match=r"state\.s: expected (a NumPy array or a real number|real numbers of shape \(\)), got ",
     ):
         state.s = value
-    with pytest.raises(ValueError, match=r"state\.s: expected a real number, got an object of type int"):
+    with pytest.raises(
+        ValueError, match=r"state\.s: expected a NumPy array or a real number, got an object of type int"
+    ):
         state.s = 10**5000
     assert state.s == 0
 

@@ -147,6 +147,56 @@ def test_norms_of_many_blocks(kernel: str, threads: int, clip: dict[str, Any]) -
 
 
 @pytest.mark.core
+@pytest.mark.parametrize("kernel", rf.kernels())
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize(
+    "hyper",
+    [
+        {},
+        {"lr": "arrays", "momentum": 0.9, "nesterov": True, "weight_decay": 0.3},
+        {"bias_correction": True, "clip_norm": 2.0},
+        {"bias_correction": True, "clip_global_norm": 3.0, "skip_nonfinite": True},
+        {"lr": "arrays", "momentum": 0.9, "clip_global_norm": 3.0, "decoupled": True, "weight_decay": 0.3},
+    ],
+    ids=repr,
+)
+def test_leaves_without_a_gradient(kernel: str, threads: int, centered: bool, hyper: dict[str, Any]) -> None:
+    """They stay as they are, and the others do as if they were alone; by the kernel and by the reference."""
+    rf.set_kernel(kernel)
+    rf.set_num_threads(threads)
+    _core._set_share(0)
+    hyper = {"lr": 0.01, **hyper, "centered": centered}
+    random = np.random.default_rng(5)
+    states, trees = [], []
+    for _ in range(2):
+        trees.append([p.copy() for p in PROBLEM.params])
+        states.append(PROBLEM.init(trees[-1], hyper))
+    for missing in ([], [0], [1, 2, 4], [5], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [3], []):
+        grads: list[Any] = [random.standard_normal(size).astype(g) for size, (_, g) in zip(SIZES, TYPES, strict=True)]
+        there = [i for i in range(len(SIZES)) if i not in missing]
+        # What the others do by themselves.
+        alone = [trees[0][i].copy() for i in there]
+        rates = [PROBLEM.lr[i] for i in there] if hyper["lr"] == "arrays" else hyper["lr"]
+        state_alone = rf.init(alone, **{**hyper, "lr": rates})
+        for name in ("variance", "grad_avg", "momentum_buffer") if centered else ("s", "momentum_buffer"):
+            if (kept := getattr(states[0], name)) is not None:
+                setattr(state_alone, name, [kept[i] for i in there])
+        state_alone.steps = states[0].steps
+        rf.step(alone, [grads[i] for i in there], state_alone)
+        want = [array.copy() for array in everything(trees[0], states[0])]
+        for position, array in enumerate(everything(alone, state_alone)):
+            want[position // len(there) * len(SIZES) + there[position % len(there)]] = array
+
+        for i in missing:
+            grads[i] = None
+        for step, params, state in zip((rf.step, rf.reference.step), trees, states, strict=True):
+            step(params, grads, state)
+            assert all(same_bits(a, b) for a, b in zip(everything(params, state), want, strict=True))
+            assert (state.steps, state.grad_norm) == (state_alone.steps, state_alone.grad_norm)
+
+
+@pytest.mark.core
 def test_norms_are_summed_in_memory_order_level_by_level() -> None:
     random = np.random.default_rng(2)
     shape = (30, 40, 50)

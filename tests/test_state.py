@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import gc
+import math
 import os
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import weakref
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -431,6 +433,54 @@ def test_the_state_keeps_no_parameters_alive() -> None:
     before = sys.getrefcount(p), sys.getrefcount(g)
     rf.step(p, g, state)
     assert (sys.getrefcount(p), sys.getrefcount(g)) == before
+
+
+NUMBERS: list[Any] = [
+    *(1 / 3, -2.5, 7, 0, -0.0, 1e300, -1e-300, 2**80, math.inf, math.nan, 65520.0, 1e39),
+    *(dtype(1 / 3) for dtype in (np.float64, np.float32, np.float16, BFLOAT16)),
+    *(np.int8(-3), np.uint64(2**63 + 1), np.longdouble(1) / 3, Fraction(1, 3)),
+]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=repr)
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.float64, np.float16, BFLOAT16], ids=lambda dtype: np.dtype(dtype).name
+)
+def test_numbers_are_gradients_of_arrays_without_axes(dtype: Any, number: Any) -> None:
+    with np.errstate(over="ignore", under="ignore"):
+        as_array = np.array(float(number), dtype)
+    found = []
+    for step, g in ((rf.step, number), (rf.reference.step, number), (rf.step, as_array)):
+        params: Any = {"a": np.ones(2, dtype), "b": [np.ones((), dtype)]}
+        grads = {"a": np.ones(2, dtype), "b": [g]}
+        state = rf.init(params, momentum=0.5, clip_global_norm=1e30)
+        for _ in range(2):
+            step(params, grads, state)
+        found.append([params["b"][0], state.s["b"][0], state.momentum_buffer["b"][0], np.array(state.grad_norm)])
+    for each in found[:2]:
+        assert all(same_bits(a, b) for a, b in zip(each, found[2], strict=True))
+
+
+def test_what_numpy_makes_of_a_sum_is_a_gradient() -> None:
+    x, bias = np.arange(5.0), np.zeros(())
+    state = rf.init(bias)
+    rf.step(bias, (x - bias).sum(), state)
+    rf.step(bias, x.mean(dtype=np.float32), state)
+    assert state.steps == 2
+    assert bias < 0
+
+
+def test_a_step_without_gradients() -> None:
+    params = {"w": np.ones(3), "b": [np.ones(()), (np.ones(2, np.float16),)]}
+    state = rf.init(params, momentum=0.5, clip_global_norm=1, weight_decay=0.1)
+    rf.step(params, copy.deepcopy(params), state)
+    before = repr((params, state.s, state.momentum_buffer))
+    rf.step(params, {"w": None, "b": [None, (None,)]}, state)
+    assert repr((params, state.s, state.momentum_buffer)) == before
+    assert (state.steps, state.skipped, state.grad_norm) == (2, 0, 0)
+    rf.step(p := np.ones(3), None, state := rf.init(p))
+    assert state.steps == 1
+    assert np.all(p == 1)
 
 
 class Key:

@@ -36,13 +36,14 @@ def step(params: Any, grads: Any, state: State) -> None:
     params : array or tree of arrays
         Updated in place.
     grads : array or tree of arrays
-        The gradients, in the same tree and shapes.
+        The gradients, in the same tree and shapes. None: nothing of this leaf changes.
     state : State
         Its arrays are updated in place, its `steps` (or else `skipped`) grows by one.
     """
     means = state.variance if state.centered else state.s
-    leaves = list(_leaves(means, params, grads, state.grad_avg, state.momentum_buffer, state.lr))
+    trees = _leaves(means, params, grads, state.grad_avg, state.momentum_buffer, state.lr)
     with np.errstate(all="ignore"):
+        leaves = [(s, p, _as_array(g, p), *others) for s, p, g, *others in trees if g is not None]
         multipliers, clipping_norms = _multipliers([g for _, _, g, *_ in leaves], state)
         if state.skip_nonfinite and not (
             np.isfinite(clipping_norms).all()
@@ -56,6 +57,11 @@ def step(params: Any, grads: Any, state: State) -> None:
         for multiplier, leaf in zip(multipliers, leaves, strict=True):
             _update(state, multiplier, *leaf)
     state.steps += 1
+
+
+def _as_array(g: Any, params: NDArray[Any]) -> NDArray[Any]:
+    """Round a number, as the gradient of a 0-d parameter may be one, to the parameter's dtype."""
+    return g if isinstance(g, np.ndarray) else np.array(float(g), params.dtype)
 
 
 def _update(

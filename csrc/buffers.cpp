@@ -10,9 +10,6 @@
 namespace rmsprop_fast {
 namespace {
 
-// What an array is to a step.
-enum class Role { params, grads, kept };
-
 // A leaf's name, made only when a message needs it.
 struct Name {
   const Tree& tree;
@@ -39,7 +36,9 @@ void find_bfloat16() {
 
 std::string text(py::handle object) { return py::str(object); }
 
-std::string tuple_text(const std::vector<std::int64_t>& numbers) { return text(py::tuple(py::cast(numbers))); }
+std::string tuple_text(Numbers numbers) {
+  return text(py::tuple(py::cast(std::vector<std::int64_t>(numbers.begin(), numbers.end()))));
+}
 
 std::string describe(py::handle array) { return text(array.attr("dtype")) + " of shape " + text(array.attr("shape")); }
 
@@ -60,100 +59,92 @@ py::object as_array(py::handle object, const Layout& layout, Element element, co
   return quiet_numpy("array")(number, py::dtype(type_numbers[static_cast<int>(element)]));
 }
 
-// A loop, as std::equal would call the C library for a handful of numbers.
-bool has_shape(py::handle array, const std::vector<std::int64_t>& shape) {
-  const auto& proxy = array_of(array);
-  if (static_cast<std::size_t>(proxy.nd) != shape.size()) return false;
-  for (std::size_t axis = 0; axis < shape.size(); ++axis)
-    if (proxy.dimensions[axis] != shape[axis]) return false;
-  return true;
-}
-
 // In native byte order, too.
-bool has_element(py::handle array, Element element) {
+inline bool has_element(py::handle array, Element element) {
   constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
   const auto* descriptor = py::detail::array_descriptor_proxy(array_of(array).descr);
   return descriptor->type_num == type_numbers[static_cast<int>(element)] &&
          (descriptor->byteorder == '=' || descriptor->byteorder == native);
 }
 
-// The type that an array must have in that role: gradients of float32 parameters may also be halves.
-Element required_element(py::handle array, Element params, Role role) {
-  if (role == Role::kept) return compute_type(params);
-  if (role == Role::grads && params == Element::float32 && !has_element(array, params)) {
-    find_bfloat16();
-    for (const Element half : {Element::float16, Element::bfloat16})
-      if (has_element(array, half)) return half;
-  }
-  return params;
-}
-
-void require_memory(py::handle array, Element element, Role role, const Name& name) {
-  const auto& proxy = array_of(array);
-  if (role != Role::grads && !(proxy.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
-    throw py::value_error(name() + ": expected a writeable array, got a read-only one");
-  const std::size_t alignment = size_of(element);
-  if (reinterpret_cast<std::uintptr_t>(proxy.data) & (alignment - 1))
-    throw py::value_error(name() + ": expected memory aligned to " + std::to_string(alignment) +
-                          " bytes, got address " + std::to_string(reinterpret_cast<std::uintptr_t>(proxy.data)));
-}
-
-Layout learn(py::handle array, const Name& name) {
-  require_array(array, name);
+// Nothing: none of ours.
+std::optional<Element> element_of(py::handle array) {
   find_bfloat16();
-  constexpr Element elements[] = {Element::float32, Element::float64, Element::float16, Element::bfloat16};
-  const auto* const element =
-      std::find_if(std::begin(elements), std::end(elements), [&](Element e) { return has_element(array, e); });
-  if (element == std::end(elements))
-    throw py::type_error(name() + ": expected float32, float64, float16 or bfloat16 in native byte order, got " +
-                         describe(array));
-  const auto& proxy = array_of(array);
-  Layout layout{*element, {proxy.dimensions, proxy.dimensions + proxy.nd}, {}, 1};
-  for (const std::int64_t length : layout.shape) layout.size *= static_cast<std::size_t>(length);
-  const View view{.data = proxy.data,
-                  .element = *element,
-                  .shape = layout.shape,
-                  .strides = {proxy.strides, proxy.strides + proxy.nd}};
-  const auto bytes = static_cast<std::int64_t>(size_of(*element));
-  for (std::size_t axis = 0; axis < layout.shape.size(); ++axis) layout.strides.push_back(proxy.strides[axis] / bytes);
-  if (!is_dense(view))
-    throw py::value_error(name() + ": expected dense memory, got " + describe(array) + " with strides " +
-                          text(array.attr("strides")));
-  require_memory(array, *element, Role::params, name);
-  return layout;
+  for (const Element element : {Element::float32, Element::float64, Element::float16, Element::bfloat16})
+    if (has_element(array, element)) return element;
+  return std::nullopt;
 }
 
-std::vector<std::int64_t> in_bytes(const std::vector<std::int64_t>& strides, Element element) {
-  std::vector<std::int64_t> bytes = strides;
+View view_of(py::handle array, Element element) {
+  const auto& proxy = array_of(array);
+  const auto axes = static_cast<std::size_t>(proxy.nd);
+  return {.data = proxy.data,
+          .element = element,
+          .shape = {proxy.dimensions, axes},
+          .strides = {proxy.strides, axes},
+          .is_writeable = (proxy.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0};
+}
+
+View view_of(const Layout& layout) {
+  return {.element = layout.element,
+          .shape = layout.shape,
+          .strides = layout.strides,
+          .stride_unit = static_cast<std::int64_t>(size_of(layout.element))};
+}
+
+std::vector<std::int64_t> in_bytes(Numbers strides, Element element) {
+  std::vector<std::int64_t> bytes(strides.begin(), strides.end());
   for (std::int64_t& stride : bytes) stride *= static_cast<std::int64_t>(size_of(element));
   return bytes;
 }
 
+[[noreturn]] void refuse(Why why, py::handle array, const View& like, Element expected, const Name& name) {
+  const std::string words = name() + ": expected ";
+  if (why == Why::read_only) throw py::value_error(words + "a writeable array, got a read-only one");
+  if (why == Why::address)
+    throw py::value_error(words + "memory aligned to " + std::to_string(size_of(expected)) + " bytes, got address " +
+                          std::to_string(reinterpret_cast<std::uintptr_t>(array_of(array).data)));
+  if (why == Why::order)
+    throw py::value_error(words + "strides " + tuple_text(in_bytes(like.strides, expected)) + " as in the state, got " +
+                          text(array.attr("strides")));
+  const std::string message =
+      words + type_of(expected).name + " of shape " + tuple_text(like.shape) + ", got " + describe(array);
+  if (why == Why::shape) throw py::value_error(message);
+  throw py::type_error(message);
+}
+
 struct Memory {
-  char* address;
+  void* data;
   Element element;
 };
 
-// The memory of an array that has this layout and is fit for the role. Strides of axes of length 1 do not count, nor
-// any of an empty array.
-Memory memory_of(py::handle array, const Layout& layout, Role role, const Name& name) {
+// The memory of an array that is fit for that part of a leaf with parameters like these.
+Memory require_fit(py::handle array, const View& like, std::size_t part, const Name& name) {
+  if (Py_TYPE(array.ptr()) != py::detail::npy_api::get().PyArray_Type_) require_array(array, name);
+  const Element expected = part < first_kept ? like.element : compute_type(like.element);
+  const auto element = has_element(array, expected) ? expected : element_of(array);
+  if (!element) refuse(Why::element, array, like, expected, name);
+  const View view = view_of(array, *element);
+  if (const auto why = misfit(like, part, view))
+    refuse(*why, array, like, *why == Why::element ? expected : *element, name);
+  return {view.data, view.element};
+}
+
+Layout learn(py::handle array, const Name& name) {
   require_array(array, name);
-  const auto& proxy = array_of(array);
-  const Element element = required_element(array, layout.element, role);
-  const bool right_element = has_element(array, element);
-  if (!right_element || !has_shape(array, layout.shape)) {
-    const std::string message = name() + ": expected " + type_of(element).name + " of shape " +
-                                tuple_text(layout.shape) + ", got " + describe(array);
-    if (right_element) throw py::value_error(message);
-    throw py::type_error(message);
-  }
-  const auto bytes = static_cast<std::int64_t>(size_of(element));
-  for (std::size_t axis = 0; layout.size > 0 && axis < layout.shape.size(); ++axis)
-    if (layout.shape[axis] > 1 && proxy.strides[axis] != layout.strides[axis] * bytes)
-      throw py::value_error(name() + ": expected strides " + tuple_text(in_bytes(layout.strides, element)) +
-                            " as in the state, got " + text(array.attr("strides")));
-  require_memory(array, element, role, name);
-  return {proxy.data, element};
+  const auto element = element_of(array);
+  if (!element)
+    throw py::type_error(name() + ": expected float32, float64, float16 or bfloat16 in native byte order, got " +
+                         describe(array));
+  const View view = view_of(array, *element);
+  Layout layout{*element, {view.shape.begin(), view.shape.end()}, {}, size_of(view)};
+  for (const std::int64_t stride : view.strides)
+    layout.strides.push_back(stride / static_cast<std::int64_t>(size_of(*element)));
+  if (!is_dense(view))
+    throw py::value_error(name() + ": expected dense memory, got " + describe(array) + " with strides " +
+                          text(array.attr("strides")));
+  require_fit(array, view_of(layout), params, name);
+  return layout;
 }
 
 }  // namespace
@@ -167,13 +158,17 @@ Buffers::Buffers(py::handle params) : tree_(params, "params") {
   }
 }
 
-void Buffers::keep(void* Leaf::* member, const char* name, double initial) {
-  Kept kept{member, name, {}};
-  for (std::size_t i = 0; i < leaves_.size(); ++i) {
-    kept.arrays.push_back(zeros(i, kept_.size() + 1));
-    if (initial != 0) kept.arrays[i].attr("fill")(initial);
+void Buffers::keep(const Hyper& hyper) {
+  for (std::size_t row = 0; row < std::size(kept_arrays); ++row) {
+    if (!kept_arrays[row].is_used(hyper)) continue;
+    Kept kept{row, std::string("state.") + kept_arrays[row].name, {}};
+    const double initial = kept_arrays[row].initial ? hyper.*kept_arrays[row].initial : 0;
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+      kept.arrays.push_back(zeros(i, kept_.size() + 1));
+      if (initial != 0) kept.arrays[i].attr("fill")(initial);
+    }
+    kept_.push_back(std::move(kept));
   }
-  kept_.push_back(std::move(kept));
 }
 
 // A view, so that nobody can resize it, of memory that the system clears when it is first touched.
@@ -193,7 +188,8 @@ py::object Buffers::zeros(std::size_t leaf, std::size_t place) const {
 }
 
 const std::vector<py::object>* Buffers::kept(void* Leaf::* member) const {
-  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) { return kept.member == member; });
+  const auto found = std::find_if(kept_.begin(), kept_.end(),
+                                  [&](const Kept& kept) { return kept_arrays[kept.row].member == member; });
   return found == kept_.end() ? nullptr : &found->arrays;
 }
 
@@ -203,14 +199,15 @@ bool Buffers::restore(std::string_view name, py::handle tree) {
   if (kept == kept_.end()) return false;
   std::vector<py::object> nodes;
   std::vector<py::array> copies;
-  tree_.flatten(tree, kept->name, nodes);
-  const Range range = kept->member == &Leaf::s ? Range::mean : Range::any;
+  tree_.flatten(tree, kept->name.c_str(), nodes);
+  const Range range = kept_arrays[kept->row].member == &Leaf::s ? Range::mean : Range::any;
   for (std::size_t i = 0; i < layouts_.size(); ++i)
-    copies.push_back(copy(nodes[tree_.leaf_nodes()[i]], i, kept->name, range));
+    copies.push_back(copy(nodes[tree_.leaf_nodes()[i]], i, kept->name.c_str(), range));
   for (const bool writes : {false, true})
     for (std::size_t i = 0; i < layouts_.size(); ++i) {
-      char* const address = memory_of(kept->arrays[i], layouts_[i], Role::kept, {tree_, kept->name, i}).address;
-      if (writes) std::memcpy(address, copies[i].data(), static_cast<std::size_t>(copies[i].nbytes()));
+      const Memory memory =
+          require_fit(kept->arrays[i], view_of(layouts_[i]), first_kept + kept->row, {tree_, kept->name.c_str(), i});
+      if (writes) std::memcpy(memory.data, copies[i].data(), static_cast<std::size_t>(copies[i].nbytes()));
     }
   return true;
 }
@@ -221,7 +218,7 @@ py::array Buffers::copy(py::handle given, std::size_t leaf, const char* root, Ra
   const Element element = compute_type(layout.element);
   const py::object array = as_array(given, layout, element, name);
   require_array(array, name);
-  if (!has_shape(array, layout.shape) || !has_real_numbers(array))
+  if (!has_shape(view_of(array, element), layout.shape) || !has_real_numbers(array))
     throw py::value_error(name() + ": expected " + (range == Range::at_least_0 ? "a number or " : "") +
                           "real numbers of shape " + tuple_text(layout.shape) + ", got " + describe(array));
   py::array copy = zeros(leaf);
@@ -258,18 +255,21 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
   const auto update = [&same](auto& place, auto now) { same &= std::exchange(place, now) == now; };
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     const std::size_t node = tree_.leaf_nodes()[i];
-    const Layout& layout = layouts_[i];
+    const View like = view_of(layouts_[i]);
     Leaf& leaf = leaves_[i];
-    update(leaf.p, memory_of(objects_[node], layout, Role::params, {tree_, "params", i}).address);
+    const Memory p = require_fit(objects_[node], like, Part::params, {tree_, "params", i});
     const py::object& grad = objects_[tree_.size() + node];
-    leaf.size = grad.is_none() ? 0 : layout.size;  // without a gradient, there is nothing to update
+    Memory g{nullptr, like.element};
+    if (!grad.is_none()) g = require_fit(grad, like, Part::grads, {tree_, "grads", i});
+    leaf.size = grad.is_none() ? 0 : layouts_[i].size;  // without a gradient, there is nothing to update
     elements += leaf.size;
-    Memory g{nullptr, layout.element};
-    if (!grad.is_none()) g = memory_of(grad, layout, Role::grads, {tree_, "grads", i});
-    update(leaf.g, g.address);
+    update(leaf.p, p.data);
+    update(leaf.g, static_cast<const void*>(g.data));
     update(leaf.grad_element, g.element);
-    for (const Kept& kept : kept_)
-      update(leaf.*kept.member, memory_of(kept.arrays[i], layout, Role::kept, {tree_, kept.name, i}).address);
+    for (const Kept& kept : kept_) {
+      const Name name{tree_, kept.name.c_str(), i};
+      update(leaf.*kept_arrays[kept.row].member, require_fit(kept.arrays[i], like, first_kept + kept.row, name).data);
+    }
   }
   if (!same) require_no_overlap();
   disjoint_ = true;
@@ -285,7 +285,7 @@ void Buffers::require_no_overlap() const {
   const auto name = [&](const Place& place) {
     const char* root = place.part == Part::grads ? "grads" : "params";
     for (const Kept& kept : kept_)
-      if (place.part >= first_kept && kept.member == kept_arrays[place.part - first_kept].member) root = kept.name;
+      if (place.part == first_kept + kept.row) root = kept.name.c_str();
     return tree_.leaf_name(root, place.leaf);
   };
   throw py::value_error(name(overlap->first) + ": overlaps the memory of " + name(overlap->second) +

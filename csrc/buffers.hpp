@@ -32,8 +32,8 @@ class Buffers {
   // Learns tree and layouts of `params`.
   explicit Buffers(py::handle params);
 
-  // Makes, for that member of each leaf, arrays that are kept between steps; `name` is for messages.
-  void keep(void* Leaf::* member, const char* name, double initial);
+  // Makes the arrays that are kept between steps with these hyper-parameters.
+  void keep(const Hyper& hyper);
 
   // The arrays that are kept for that member, or null.
   const std::vector<py::object>* kept(void* Leaf::* member) const;
@@ -86,8 +86,8 @@ class Buffers {
   std::vector<Layout> layouts_;
 
   struct Kept {
-    void* Leaf::* member;
-    const char* name;
+    std::size_t row;   // of the table
+    std::string name;  // for messages
     std::vector<py::object> arrays;
   };
   std::vector<Kept> kept_;

@@ -6,69 +6,16 @@
 #include <vector>
 
 namespace rmsprop_fast {
-namespace {
-
-bool has_shape(const View& view, Numbers shape) {
-  if (view.shape.size() != shape.size()) return false;
-  for (std::size_t axis = 0; axis < shape.size(); ++axis)  // a call of the library would take longer
-    if (view.shape[axis] != shape[axis]) return false;
-  return true;
-}
-
-// Of arrays of one shape. Strides of axes of length 1 do not count, nor does any of an empty array.
-bool has_order(const View& view, const View& like) {
-  const auto bytes = [](const View& of) { return static_cast<std::int64_t>(size_of(of.element)); };
-  const std::int64_t unit = view.stride_unit * bytes(like), like_unit = like.stride_unit * bytes(view);
-  bool same = true;
-  for (std::size_t axis = 0; axis < view.shape.size(); ++axis) {
-    if (view.shape[axis] == 0) return true;
-    same &= view.shape[axis] == 1 || view.strides[axis] * unit == like.strides[axis] * like_unit;
-  }
-  return same;
-}
-
-bool takes(const View& like, std::size_t part, Element element) {
-  if (part == params) return element == like.element;
-  if (part == grads) return takes_gradient(like.element, element);
-  return element == compute_type(like.element);
-}
-
-std::optional<Why> misfit(const View& like, std::size_t part, const View& view) {
-  if (!has_shape(view, like.shape)) return Why::shape;
-  if (!takes(like, part, view.element)) return Why::element;
-  if (&view != &like && !has_order(view, like)) return Why::order;
-  if (part != grads && !view.is_writeable) return Why::read_only;
-  if (reinterpret_cast<std::uintptr_t>(view.data) & (size_of(view.element) - 1)) return Why::address;
-  return std::nullopt;
-}
-
-}  // namespace
-
 std::size_t size_of(const View& view) {
   std::size_t size = 1;
   for (const std::int64_t length : view.shape) size *= static_cast<std::size_t>(length);
   return size;
 }
 
-std::optional<Misfit> fit(const View& like, const Views& views, Leaf& leaf) {
-  for (std::size_t part = 0; part < parts; ++part) {
-    if (!views[part]) continue;
-    const View& view = *views[part];
-    if (const auto why = misfit(like, part, view)) return Misfit{part, *why};
-    if (part >= first_kept) leaf.*kept_arrays[part - first_kept].member = view.data;
-  }
-  leaf.p = views[params]->data;
-  leaf.g = views[grads]->data;
-  leaf.element = like.element;
-  leaf.grad_element = views[grads]->element;
-  return std::nullopt;
-}
-
 bool is_dense(const View& view) {
-  const auto bytes = static_cast<std::int64_t>(size_of(view.element));
   const auto stride = [&](std::size_t axis) { return view.strides[axis] * view.stride_unit; };
   // Nearly always the last axis is the innermost.
-  std::int64_t expected = bytes;
+  std::int64_t expected = view.element_size();
   std::size_t axis = view.shape.size();
   for (; axis > 0 && (view.shape[axis - 1] == 1 || stride(axis - 1) == expected); --axis)
     expected *= view.shape[axis - 1];
@@ -78,7 +25,7 @@ bool is_dense(const View& view) {
   std::iota(axes.begin(), axes.end(), std::size_t{0});
   std::erase_if(axes, [&](std::size_t a) { return view.shape[a] == 1; });
   std::sort(axes.begin(), axes.end(), [&](std::size_t a, std::size_t b) { return stride(a) < stride(b); });
-  expected = bytes;
+  expected = view.element_size();
   return std::all_of(axes.begin(), axes.end(),
                      [&](std::size_t a) { return stride(a) == std::exchange(expected, expected * view.shape[a]); });
 }

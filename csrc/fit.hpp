@@ -1,8 +1,6 @@
-// The rules for the memory of a leaf's arrays, once for all front ends: views of arrays -> a leaf, or what does not
-// fit.
+// The rules for the memory of a leaf's arrays, once for all front ends.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -15,30 +13,58 @@ namespace rmsprop_fast {
 
 using Numbers = std::span<const std::int64_t>;
 
+// What a leaf consists of: parameters, gradients, and kept arrays in the order of their table.
+enum Part : std::size_t { params, grads, first_kept };
+constexpr std::size_t parts = first_kept + std::size(kept_arrays);
+
 // An array as its owner describes it. Null `data` in a non-empty one: it has no memory.
 struct View {
   void* data = nullptr;
   Element element = Element::float32;
-  Numbers shape, strides;
+  Numbers shape = {}, strides = {};
   std::int64_t stride_unit = 1;  // in bytes
   bool is_writeable = true;
+
+  std::int64_t element_size() const { return static_cast<std::int64_t>(size_of(element)); }
 };
 
 std::size_t size_of(const View& view);
 
-// What a leaf consists of: parameters, gradients, and kept arrays in the order of their table.
-enum Part : std::size_t { params, grads, first_kept };
-constexpr std::size_t parts = first_kept + std::size(kept_arrays);
-using Views = std::array<const View*, parts>;  // null: the leaf has no such array
+inline bool has_shape(const View& view, Numbers shape) {
+  if (view.shape.size() != shape.size()) return false;
+  for (std::size_t axis = 0; axis < shape.size(); ++axis)  // a call of the library would take longer
+    if (view.shape[axis] != shape[axis]) return false;
+  return true;
+}
 
-enum class Why { element, shape, order, gaps, address, read_only };
-struct Misfit {
-  std::size_t part;
-  Why why;
-};
+// Of arrays of one shape. Strides of axes of length 1 do not count, nor does any of an empty array.
+inline bool has_order(const View& view, const View& like) {
+  const std::int64_t unit = view.stride_unit * like.element_size(), like_unit = like.stride_unit * view.element_size();
+  bool same = true;
+  for (std::size_t axis = 0; axis < view.shape.size(); ++axis) {
+    if (view.shape[axis] == 0) return true;
+    same &= view.shape[axis] == 1 || view.strides[axis] * unit == like.strides[axis] * like_unit;
+  }
+  return same;
+}
 
-// Points a leaf to these arrays, of which the parameters are like `like`: in type, shape and memory order.
-std::optional<Misfit> fit(const View& like, const Views& views, Leaf& leaf);
+inline bool takes(const View& like, std::size_t part, Element element) {
+  if (part == params) return element == like.element;
+  if (part == grads) return takes_gradient(like.element, element);
+  return element == compute_type(like.element);
+}
+
+// What is wrong with an array for that part of a leaf, the parameters of which are like `like`: in type, shape and
+// memory order.
+enum class Why { element, shape, order, address, read_only };
+inline std::optional<Why> misfit(const View& like, std::size_t part, const View& view) {
+  if (!takes(like, part, view.element)) return Why::element;
+  if (!has_shape(view, like.shape)) return Why::shape;
+  if (!has_order(view, like)) return Why::order;
+  if (part != grads && !view.is_writeable) return Why::read_only;
+  if (reinterpret_cast<std::uintptr_t>(view.data) & (size_of(view.element) - 1)) return Why::address;
+  return std::nullopt;
+}
 
 // Do the elements fill one block of memory without gaps, with the axes in any order?
 bool is_dense(const View& view);

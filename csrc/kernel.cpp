@@ -138,7 +138,7 @@ inline void narrow(const float* __restrict tile, void* halves, std::size_t begin
 
 // The numbers of an array from `begin` on in the compute type: those in memory, or halves widened into a tile.
 template <class Real>
-Real* numbers(void* array, Element element, std::size_t begin, std::size_t size, Real* tile) {
+inline Real* numbers(void* array, Element element, std::size_t begin, std::size_t size, Real* tile) {
   if constexpr (sizeof(Real) == sizeof(float)) {
     if (element == Element::float16) widen<Float16>(array, begin, size, tile);
     if (element == Element::bfloat16) widen<Bfloat16>(array, begin, size, tile);

@@ -241,7 +241,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = RMSPROP_FAST_VERSION;
   py::tuple torch_names(std::size(kept_arrays));
   for (std::size_t i = 0; i < std::size(kept_arrays); ++i) torch_names[i] = kept_arrays[i].torch_name;
-  m.attr("KEPT") = torch_names;  // what torch calls the arrays that are kept, in the order in which `step` asks for them
+  m.attr("KEPT") =
+      torch_names;  // what torch calls the arrays that are kept, in the order in which `step` asks for them
 
   // For tests and benchmarks: small work in chunks, what bounds a step, other machines' limits.
   m.def("_share", &threads::share);

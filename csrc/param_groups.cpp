@@ -168,36 +168,42 @@ std::optional<View> ParamGroups::view_of(const py::object& tensor) const {
 
 // Appends to leaves, or returns false if something does not fit, or was not seen by Python. Runs no Python code.
 bool ParamGroups::append(Member& member) {
-  if (member.is_negated && !member.is_fitted) return false;
   const GroupOptions& options = groups_[member.group].options;
   const Hyper& hyper = options.hyper();
   const auto& tensors = member.is_fitted ? member.taken : member.given;
-  std::array<std::optional<View>, slots> found;
-  Views views = {};
-  for (std::size_t part = 0; part < parts; ++part) {
-    if (part >= first_kept && !kept_arrays[part - first_kept].is_used(hyper)) continue;
-    found[part] = view_of(tensors[part]);
-    if (!found[part]) return false;
-    views[part] = &*found[part];
-  }
-  const View& like = *views[params];
-  Leaf leaf{.lr_number = hyper.lr, .size = size_of(like), .hyper = &hyper};
-  if (!is_dense(like) || fit(like, views, leaf)) return false;
-
-  found[step_count] = view_of(tensors[step_count]);
-  if (!found[step_count]) return false;
-  const View& count = *found[step_count];
-  if (size_of(count) != 1 || is_half(count.element)) return false;
-  leaf.steps = count.element == Element::float64 ? *static_cast<double*>(count.data) : *static_cast<float*>(count.data);
-  if (!(leaf.steps >= 0)) return false;
+  const auto like = view_of(tensors[params]);
+  if (!like || !is_dense(*like) || misfit(*like, params, *like)) return false;
+  const auto gradient = view_of(tensors[grads]);
+  if (!gradient || misfit(*like, grads, *gradient) || (member.is_negated && !member.is_fitted)) return false;
+  Leaf leaf{.p = like->data,
+            .g = gradient->data,
+            .lr_number = hyper.lr,
+            .size = size_of(*like),
+            .element = like->element,
+            .grad_element = gradient->element,
+            .hyper = &hyper};
 
   std::array<void*, slots> now = {};
-  for (std::size_t slot = 0; slot < slots; ++slot)
-    if (slot != grads && found[slot]) now[slot] = found[slot]->data;
+  now[params] = like->data;
+  for (std::size_t row = 0; row < std::size(kept_arrays); ++row) {
+    if (!kept_arrays[row].is_used(hyper)) continue;
+    const auto kept = view_of(tensors[first_kept + row]);
+    if (!kept || misfit(*like, first_kept + row, *kept)) return false;
+    leaf.*kept_arrays[row].member = now[first_kept + row] = kept->data;
+  }
+
+  const auto count = view_of(tensors[step_count]);
+  if (!count || size_of(*count) != 1 || is_half(count->element)) return false;
+  if (reinterpret_cast<std::uintptr_t>(count->data) % size_of(count->element) != 0) return false;
+  now[step_count] = count->data;
+  leaf.steps =
+      count->element == Element::float64 ? *static_cast<double*>(count->data) : *static_cast<float*>(count->data);
+  if (!(leaf.steps >= 0)) return false;
+
   if (!member.is_fitted && now != member.seen) return false;
   if (leaf.element != Element::float64 && !options.refusal().empty()) throw py::value_error(options.refusal());
   member.seen = now;
-  counts_.push_back({count.data, count.element});
+  counts_.push_back({count->data, count->element});
   leaves_.push_back(leaf);
   elements_ += leaf.size;
   return true;

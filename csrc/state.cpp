@@ -36,9 +36,7 @@ State::State(py::handle params, const py::dict& hyper) : buffers_(params) {
   derive(hyper_);
   use_lr(std::move(lr_leaves));
 
-  buffers_.keep(&Leaf::s, hyper_.centered ? "state.variance" : "state.s", hyper_.initial_s);
-  if (hyper_.centered) buffers_.keep(&Leaf::m, "state.grad_avg", 0);
-  if (hyper_.momentum > 0) buffers_.keep(&Leaf::b, "state.momentum_buffer", 0);
+  buffers_.keep(hyper_);
 }
 
 void State::begin_step() {

@@ -40,8 +40,8 @@ class Result:
 
     @classmethod
     def from_json(cls, text: str) -> Result:
-        """Return what `as_dict` gave; JSON has made text of numbers of threads."""
-        found = json.loads(text, object_hook=lambda item: {int(k) if k.isdigit() else k: v for k, v in item.items()})
+        """Return what `as_dict` gave, but for what JSON makes of it: numbers of threads that are text."""
+        found = json.loads(text)
         for loop in found["loops"]:
             loop["ways"] = {name: Way(**way) for name, way in loop["ways"].items()}
         for case in found["cases"]:

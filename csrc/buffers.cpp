@@ -187,29 +187,25 @@ py::object Buffers::zeros(std::size_t leaf, std::size_t place) const {
                                py::tuple(py::cast(in_bytes(layout.strides, element))));
 }
 
-const std::vector<py::object>* Buffers::kept(void* Leaf::* member) const {
-  const auto found = std::find_if(kept_.begin(), kept_.end(),
-                                  [&](const Kept& kept) { return kept_arrays[kept.row].member == member; });
-  return found == kept_.end() ? nullptr : &found->arrays;
+const Buffers::Kept* Buffers::kept(std::string_view name) const {
+  for (const Kept& kept : kept_)
+    if (kept.name == name) return &kept;
+  return nullptr;
 }
 
-bool Buffers::restore(std::string_view name, py::handle tree) {
-  const auto kept =
-      std::find_if(kept_.begin(), kept_.end(), [&](const Kept& candidate) { return candidate.name == name; });
-  if (kept == kept_.end()) return false;
+void Buffers::restore(const Kept& kept, py::handle tree) const {
   std::vector<py::object> nodes;
   std::vector<py::array> copies;
-  tree_.flatten(tree, kept->name.c_str(), nodes);
-  const Range range = kept_arrays[kept->row].member == &Leaf::s ? Range::mean : Range::any;
+  tree_.flatten(tree, kept.name.c_str(), nodes);
+  const Range range = kept_arrays[kept.row].member == &Leaf::s ? Range::mean : Range::any;
   for (std::size_t i = 0; i < layouts_.size(); ++i)
-    copies.push_back(copy(nodes[tree_.leaf_nodes()[i]], i, kept->name.c_str(), range));
+    copies.push_back(copy(nodes[tree_.leaf_nodes()[i]], i, kept.name.c_str(), range));
   for (const bool writes : {false, true})
     for (std::size_t i = 0; i < layouts_.size(); ++i) {
-      const Memory memory =
-          require_fit(kept->arrays[i], view_of(layouts_[i]), first_kept + kept->row, {tree_, kept->name.c_str(), i});
+      const Name name{tree_, kept.name.c_str(), i};
+      const Memory memory = require_fit(kept.arrays[i], view_of(layouts_[i]), first_kept + kept.row, name);
       if (writes) std::memcpy(memory.data, copies[i].data(), static_cast<std::size_t>(copies[i].nbytes()));
     }
-  return true;
 }
 
 py::array Buffers::copy(py::handle given, std::size_t leaf, const char* root, Range range) const {
@@ -244,9 +240,10 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
   Held held(&objects_);
   tree_.flatten(params, "params", objects_);
   tree_.flatten(grads, "grads", objects_);
+  const auto* const ndarray = py::detail::npy_api::get().PyArray_Type_;
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     py::object& g = objects_[tree_.size() + tree_.leaf_nodes()[i]];
-    if (Py_TYPE(g.ptr()) != py::detail::npy_api::get().PyArray_Type_ && !g.is_none())
+    if (Py_TYPE(g.ptr()) != ndarray && !g.is_none())
       g = as_array(g, layouts_[i], layouts_[i].element, {tree_, "grads", i});
   }
 

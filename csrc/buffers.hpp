@@ -35,8 +35,12 @@ class Buffers {
   // Makes the arrays that are kept between steps with these hyper-parameters.
   void keep(const Hyper& hyper);
 
-  // The arrays that are kept for that member, or null.
-  const std::vector<py::object>* kept(void* Leaf::* member) const;
+  struct Kept {
+    std::size_t row;   // of the table
+    std::string name;  // for messages
+    std::vector<py::object> arrays;
+  };
+  const Kept* kept(std::string_view name) const;  // null: there are none of that name
 
   // Keeps the arrays of a call alive: another thread may take them out of their containers. They go one by one, as what
   // goes may run Python code, and with it the garbage collector, which looks at those that are left.
@@ -57,9 +61,8 @@ class Buffers {
   std::vector<Leaf>& leaves() { return leaves_; }
   std::size_t elements() const { return elements_; }
 
-  // Copies the values of a tree of arrays into those that are kept under that name, or throws and writes nothing.
-  // False: there are none.
-  bool restore(std::string_view name, py::handle tree);
+  // Copies the values of a tree of arrays into these, or throws and writes nothing.
+  void restore(const Kept& kept, py::handle tree) const;
 
   // A read-only copy of an array of numbers of that range, in the compute type and layout of that leaf.
   py::array copy(py::handle array, std::size_t leaf, const char* root, Range range) const;
@@ -85,13 +88,7 @@ class Buffers {
   Tree tree_;
   std::vector<Layout> layouts_;
 
-  struct Kept {
-    std::size_t row;   // of the table
-    std::string name;  // for messages
-    std::vector<py::object> arrays;
-  };
   std::vector<Kept> kept_;
-
   std::vector<Leaf> leaves_;
   std::size_t elements_ = 0;
   std::vector<py::object> objects_;  // of the call that is running; a member to spare each call the allocation

@@ -145,21 +145,7 @@ Raise TypeError or ValueError if the hyper-parameters of a group are not legal.)
 constexpr const char* ParamGroups_step = R"(step(self, param_groups, state, fit, norm, threads)
 --
 
-Take a step of all groups.
-
-Parameters
-----------
-param_groups, state : list of dict, dict
-    Those of the optimizer.
-fit : callable
-    Where tensors are new or cannot be taken as they are, ``fit(group, index, gradient)`` returns those to be taken for
-    that parameter: itself, its gradient, square_avg, variance, grad_avg, momentum_buffer, its step count. Kept arrays
-    that are not used may be None.
-norm : callable
-    Where parameters were replaced and the norm of the whole gradient is needed, ``norm()`` returns it if other processes
-    have parts of the gradient, or else None.
-threads : int
-    How many threads to use at most.)";
+Take a step of all groups; csrc/param_groups.hpp says what is passed.)";
 
 constexpr const char* kernels = R"(kernels()
 --

@@ -183,15 +183,16 @@ PYBIND11_MODULE(_core, m) {
   py::class_<State> state(m, "State", docs::State, py::is_final(), py::custom_type_setup(&let_collect));
   // Only `init` makes states: State.__new__(State) would be one whose C++ part does not exist.
   reinterpret_cast<PyTypeObject*>(state.ptr())->tp_new = nullptr;
-  const auto restore = [](const char* name) {
-    return py::cpp_function([name](State& self, py::handle tree) { self.restore(name, tree); });
+  const auto def_kept = [&](const char* attribute, const char* name, const char* doc) {
+    state.def_property(
+        attribute, [name](const State& self) { return self.kept(name); },
+        [name](State& self, py::handle tree) { self.restore(name, tree); }, doc);
   };
-  const auto kept = [](void* Leaf::* member) { return [member](const State& self) { return self.kept(member); }; };
-  state.def_property("s", &State::s, restore("state.s"), docs::State_s)
-      .def_property("variance", &State::variance, restore("state.variance"), docs::State_variance)
-      .def_property("grad_avg", kept(&Leaf::m), restore("state.grad_avg"), docs::State_grad_avg)
-      .def_property("momentum_buffer", kept(&Leaf::b), restore("state.momentum_buffer"), docs::State_momentum_buffer)
-      .def_property("steps", &State::steps, &State::set_steps, docs::State_steps)
+  def_kept("s", "state.s", docs::State_s);
+  def_kept("variance", "state.variance", docs::State_variance);
+  def_kept("grad_avg", "state.grad_avg", docs::State_grad_avg);
+  def_kept("momentum_buffer", "state.momentum_buffer", docs::State_momentum_buffer);
+  state.def_property("steps", &State::steps, &State::set_steps, docs::State_steps)
       .def_property("skipped", &State::skipped, &State::set_skipped, docs::State_skipped)
       .def_property_readonly("grad_norm", &State::grad_norm, docs::State_grad_norm)
       .def("__repr__", &State::repr)

@@ -8,7 +8,7 @@ namespace {
 
 constexpr bool only_at_init = true;
 constexpr Option all_options[] = {
-    {"lr", "lr", &Hyper::lr, Range::at_least_0,
+    {"lr", "lr", nullptr, &Hyper::lr, Range::at_least_0,
      "The learning rate, or a tree of learning rates: numbers, and arrays of each element's own.",
      R"(A tree has the shape of the parameters'. Each of its leaves is a number, or an array of real numbers of the parameter's
 shape; all are finite and at least 0. Arrays are copied when assigned, in the dtype of `s`. What comes back is read-only,
@@ -18,20 +18,21 @@ Raises
 ------
 TypeError, ValueError
     For anything else; the old value stays.)"},
-    {"rho", "alpha", &Hyper::rho, Range::from_0_to_1, "The decay rate of the running means, from 0 to 1."},
-    {"eps", "eps", &Hyper::eps, Range::at_least_0, "What is added to the root before dividing, finite and at least 0.",
+    {"rho", "alpha", nullptr, &Hyper::rho, Range::from_0_to_1, "The decay rate of the running means, from 0 to 1."},
+    {"eps", "eps", nullptr, &Hyper::eps, Range::at_least_0,
+     "What is added to the root before dividing, finite and at least 0.",
      R"(With 0, or what rounds to 0 in the dtype of `s`, a parameter whose gradients were all zero becomes NaN (0 / 0).)"},
-    {"momentum", "momentum", &Hyper::momentum, Range::from_0_to_1,
+    {"momentum", "momentum", nullptr, &Hyper::momentum, Range::from_0_to_1,
      "The decay rate of the momentum buffer, from 0 to 1; with 0 `init` makes none.",
      R"(    b = momentum * b + step_size * g
     p = p - b
 
 May be assigned if `init` was given more than 0.)"},
-    {"nesterov", "nesterov", &Hyper::nesterov,
+    {"nesterov", "nesterov", &Hyper::nesterov, nullptr, Range::any,
      "Move by ``step_size * g + momentum * b``, with the new b, instead of b? Needs ``momentum``.",
      R"(As optax does. Y. Nesterov's method as in I. Sutskever et al., "On the importance of initialization and momentum in deep
 learning", ICML 2013.)"},
-    {"lr_in_momentum", "lr_in_momentum", &Hyper::lr_in_momentum,
+    {"lr_in_momentum", "lr_in_momentum", &Hyper::lr_in_momentum, nullptr, Range::any,
      "Does the momentum buffer sum up steps that include lr?",
      R"(True, as in TensorFlow, Keras and optax::
 
@@ -44,7 +45,7 @@ False, as in PyTorch::
     p = p - lr * b
 
 with D the divisor, ``sqrt(s) + eps``. Without ``momentum`` it makes no difference.)"},
-    {"centered", "centered", &Hyper::centered, "Divide by the standard deviation of the gradient?",
+    {"centered", "centered", &Hyper::centered, nullptr, Range::any, "Divide by the standard deviation of the gradient?",
      R"(Keeps the running mean m of the gradient, `grad_avg`, and in the place of s the running variance, `variance`::
 
     v = rho * v + rho * (1 - rho) * (g - m)**2
@@ -53,36 +54,36 @@ with D the divisor, ``sqrt(s) + eps``. Without ``momentum`` it makes no differen
 which is ``s - m**2`` of A. Graves, "Generating Sequences With Recurrent Neural Networks", 2013, and never negative. Under
 a constant gradient it shrinks to nothing all the same, and steps grow until ``eps`` bounds them.)",
      only_at_init},
-    {"eps_inside_sqrt", "eps_inside_sqrt", &Hyper::eps_inside_sqrt,
+    {"eps_inside_sqrt", "eps_inside_sqrt", &Hyper::eps_inside_sqrt, nullptr, Range::any,
      "Divide by ``sqrt(s + eps)`` instead of ``sqrt(s) + eps``?"},
-    {"initial_s", "initial_s", &Hyper::initial_s, Range::at_least_0,
+    {"initial_s", "initial_s", nullptr, &Hyper::initial_s, Range::at_least_0,
      "What s starts at, finite and at least 0. TensorFlow 1 and timm use 1.", "", only_at_init},
-    {"bias_correction", "bias_correction", &Hyper::bias_correction,
+    {"bias_correction", "bias_correction", &Hyper::bias_correction, nullptr, Range::any,
      "Let the running means forget that they started at 0? Needs ``initial_s=0`` and rho below 1.",
      R"(In step t, counted from 1, ``(rho - rho**t) / (1 - rho**t)`` stands for rho everywhere. So s holds the corrected mean, that
 which other implementations get by a division by ``1 - rho**t``. With ``centered``, one gradient has no variance: the
 divisor of step 1 is ``eps`` alone, which should not be tiny then.
 
 D. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, section 3.)"},
-    {"weight_decay", "weight_decay", &Hyper::weight_decay, Range::at_least_0,
+    {"weight_decay", "weight_decay", nullptr, &Hyper::weight_decay, Range::at_least_0,
      "How strongly parameters are pulled to 0, finite and at least 0. See ``decoupled``."},
-    {"decoupled", "decoupled_weight_decay", &Hyper::decoupled,
+    {"decoupled", "decoupled_weight_decay", &Hyper::decoupled, nullptr, Range::any,
      "Does ``weight_decay`` act on the parameter, and not on the gradient (L2)?",
      R"(False: it is added to the gradient, ``g = g + weight_decay * p``. True: before the step, and apart from it,
 ``p = p - lr * weight_decay * p``, as in I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.)"},
-    {"maximize", "maximize", &Hyper::maximize, "Ascend instead of descend?"},
-    {"grad_scale", nullptr, &Hyper::grad_scale, Range::reciprocal,
+    {"maximize", "maximize", &Hyper::maximize, nullptr, Range::any, "Ascend instead of descend?"},
+    {"grad_scale", nullptr, nullptr, &Hyper::grad_scale, Range::reciprocal,
      "What gradients are divided by first (loss scaling), above 0."},
-    {"clip_value", "clip_value", &Hyper::clip_value, Range::limit,
+    {"clip_value", "clip_value", nullptr, &Hyper::clip_value, Range::limit,
      "Clamp every gradient to at most this, either side of 0. One ``clip_`` at a time."},
-    {"clip_norm", nullptr, &Hyper::clip_norm, Range::norm,
+    {"clip_norm", nullptr, nullptr, &Hyper::clip_norm, Range::norm,
      "Scale the gradients of each leaf so that their norm is at most this. One ``clip_`` at a time.",
      R"(Multiplies them by ``min(1, clip_norm / norm)``, with the Euclidean norm after ``grad_scale``; if that overflows, by 0.)"},
-    {"clip_global_norm", "max_grad_norm", &Hyper::clip_global_norm, Range::norm,
+    {"clip_global_norm", "max_grad_norm", nullptr, &Hyper::clip_global_norm, Range::norm,
      "Scale all gradients so that the norm of the whole tree is at most this. One ``clip_`` at a time.",
      R"(Multiplies them by ``min(1, clip_global_norm / norm)``, with the Euclidean norm after ``grad_scale``; if that overflows,
 by 0. R. Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013.)"},
-    {"skip_nonfinite", "skip_nonfinite", &Hyper::skip_nonfinite,
+    {"skip_nonfinite", "skip_nonfinite", &Hyper::skip_nonfinite, nullptr, Range::any,
      "Skip steps with a gradient that is inf or NaN, or whose square overflows?",
      R"(Such a step changes no array, and counts in `skipped` instead of `steps`. Looked at are the gradients after division by
 ``grad_scale`` and clipping by a norm, and this norm.)"},

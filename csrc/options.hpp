@@ -19,35 +19,16 @@ bool is_in(Range range, double number, Element element);
 // A number of the range, such that what is computed with it in that type stays finite; `name` is for messages.
 double require_number(py::handle value, Range range, Element element, const std::string& name);
 
-// A hyper-parameter.
+// A hyper-parameter: True or False, or a number of that range.
 struct Option {
   const char* name;
-  const char* torch_name;            // in rmsprop_fast.torch; null: not there
-  double Hyper::* number = nullptr;  // of this range
-  Range range = Range::at_least_0;
-  bool Hyper::* flag = nullptr;  // or True and False
-  const char* summary;           // what it is; init's docstring has this line alone
-  const char* details;           // equations, sources
-  bool only_at_init;
-
-  using Text = const char*;
-  constexpr Option(Text name, Text torch_name, double Hyper::* number, Range range, Text summary, Text details = "",
-                   bool only_at_init = false)
-      : name(name),
-        torch_name(torch_name),
-        number(number),
-        range(range),
-        summary(summary),
-        details(details),
-        only_at_init(only_at_init) {}
-  constexpr Option(Text name, Text torch_name, bool Hyper::* flag, Text summary, Text details = "",
-                   bool only_at_init = false)
-      : name(name),
-        torch_name(torch_name),
-        flag(flag),
-        summary(summary),
-        details(details),
-        only_at_init(only_at_init) {}
+  const char* torch_name;  // in rmsprop_fast.torch; null: not there
+  bool Hyper::* flag;
+  double Hyper::* number;
+  Range range;
+  const char* summary;       // what it is; init's docstring has this line alone
+  const char* details = "";  // equations, sources
+  bool only_at_init = false;
 };
 std::span<const Option> options();
 

@@ -49,36 +49,30 @@ void State::end_step(const Outcome& outcome) {
   grad_norm_ = outcome.grad_norm;
 }
 
-py::object State::kept(void* Leaf::* member) const {
-  const auto* arrays = buffers_.kept(member);
-  return arrays ? buffers_.tree().unflatten(*arrays, true) : py::none();
-}
-
-py::object State::s() const {
-  if (!hyper_.centered) return kept(&Leaf::s);
+py::object State::kept(std::string_view name) const {
+  const auto *const found = buffers_.kept(name), *const v = buffers_.kept("state.variance");
+  if (found) return buffers_.tree().unflatten(found->arrays, true);
+  if (name != "state.s") return py::none();
   // v + m**2, for nobody to write into
   const py::object multiply = quiet_numpy("multiply"), add = quiet_numpy("add");
   std::vector<py::object> leaves;
-  for (std::size_t i = 0; i < buffers_.kept(&Leaf::s)->size(); ++i) {
-    const py::object &v = (*buffers_.kept(&Leaf::s))[i], &m = (*buffers_.kept(&Leaf::m))[i], s = buffers_.zeros(i);
+  for (std::size_t i = 0; i < v->arrays.size(); ++i) {
+    const py::object &m = buffers_.kept("state.grad_avg")->arrays[i], s = buffers_.zeros(i);
     multiply(m, m, s);
-    add(v, s, s);
+    add(v->arrays[i], s, s);
     s.attr("setflags")(py::arg("write") = false);
     leaves.push_back(s);
   }
   return buffers_.tree().unflatten(leaves, true);
 }
 
-py::object State::variance() const { return hyper_.centered ? kept(&Leaf::s) : py::none(); }
-
-void State::restore(std::string_view name, py::handle tree) {
+void State::restore(const std::string& name, py::handle tree) {
   const InUse in_use(in_use_, "state");
-  if (buffers_.restore(name, tree)) return;
-  const std::string prefix = std::string(name) + ": expected ";
+  if (const auto* const found = buffers_.kept(name)) return buffers_.restore(*found, tree);
   if (name == "state.s")
-    throw py::value_error(prefix + "variance and grad_avg to be assigned in its place, as init had centered=True");
+    throw py::value_error("state.s: expected variance and grad_avg to be assigned in its place, with centered=True");
   if (!tree.is_none())
-    throw py::value_error(prefix + "None, as init made no such arrays, got " + Py_TYPE(tree.ptr())->tp_name);
+    throw py::value_error(name + ": expected None, as init made no such arrays, got " + Py_TYPE(tree.ptr())->tp_name);
 }
 
 py::object State::get(const Option& option) const {
@@ -90,7 +84,7 @@ void State::set(const Option& option, py::handle value) {
   if (is_lr(option) && is_tree(value)) return use_lr(read_lr(value, option.name));
   Hyper next = hyper_;
   read(option, value, buffers_.narrowest(), option.name, next);
-  if (next.momentum > 0 && !buffers_.kept(&Leaf::b))
+  if (next.momentum > 0 && !buffers_.kept("state.momentum_buffer"))
     throw py::value_error("momentum: expected 0, as init made no momentum_buffer with momentum=0, got " + quote(value));
   require_legal(next, &Option::name);
   derive(next);
@@ -126,9 +120,10 @@ void State::use_lr(std::optional<std::vector<py::object>> leaves) {
 
 py::object State::map(const py::function& function) const {
   const auto lr_leaves = lr_leaves_;  // the function may assign another
+  const auto& means = buffers_.kept(hyper_.centered ? "state.variance" : "state.s")->arrays;
   std::vector<py::object> results;
-  for (std::size_t i = 0; i < buffers_.kept(&Leaf::s)->size(); ++i)
-    results.push_back(function((*buffers_.kept(&Leaf::s))[i], lr_leaves ? (*lr_leaves)[i] : py::float_(hyper_.lr)));
+  for (std::size_t i = 0; i < means.size(); ++i)
+    results.push_back(function(means[i], lr_leaves ? (*lr_leaves)[i] : py::float_(hyper_.lr)));
   return buffers_.tree().unflatten(results, false);
 }
 

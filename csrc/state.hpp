@@ -33,10 +33,8 @@ class State {
   void end_step(const Outcome& outcome);
 
   // The attributes in Python.
-  py::object s() const;
-  py::object variance() const;
-  py::object kept(void* Leaf::* member) const;           // None if there are no such arrays
-  void restore(std::string_view name, py::handle tree);  // as Buffers does; nothing can be None only
+  py::object kept(std::string_view name) const;            // None: there is nothing of that name
+  void restore(const std::string& name, py::handle tree);  // which may be assigned to what it is
   py::object get(const Option& option) const;
   void set(const Option& option, py::handle value);
   std::int64_t steps() const { return steps_; }

@@ -24,50 +24,47 @@ PyObject* item_of(PyObject* sequence, std::size_t index) {
   return PyList_Check(sequence) ? PyList_GET_ITEM(sequence, k) : PyTuple_GET_ITEM(sequence, k);
 }
 
-py::object type_object(PyTypeObject& type) { return borrow(reinterpret_cast<PyObject*>(&type)); }
+// Null: no container.
+PyTypeObject* kind_of(PyObject* object) {
+  if (PyDict_Check(object)) return &PyDict_Type;
+  if (PyList_Check(object)) return &PyList_Type;
+  return PyTuple_Check(object) ? &PyTuple_Type : nullptr;
+}
 
-py::object type_of(py::handle container) {
-  PyObject* const object = container.ptr();
-  if (PyODict_Check(object)) return type_object(PyODict_Type);
-  if (PyDict_Check(object)) return type_object(PyDict_Type);
-  if (PyList_Check(object)) return type_object(PyList_Type);
-  const bool is_named = !PyTuple_CheckExact(object) && py::hasattr(py::type::of(container), "_fields");
-  return is_named ? py::object(py::type::of(container)) : type_object(PyTuple_Type);
+py::object type_object(PyTypeObject* type) { return borrow(reinterpret_cast<PyObject*>(type)); }
+
+// What a container comes back as.
+py::object type_of(PyObject* object) {
+  if (PyODict_Check(object)) return type_object(&PyODict_Type);
+  const bool is_named =
+      PyTuple_Check(object) && !PyTuple_CheckExact(object) && PyObject_HasAttrString(object, "_fields");
+  return type_object(is_named ? Py_TYPE(object) : kind_of(object));
+}
+
+std::string describe(PyTypeObject* kind, std::size_t size) {
+  return std::string("a ") + kind->tp_name + " of " + std::to_string(size);
 }
 
 }  // namespace
 
-Tree::Kind Tree::kind_of(py::handle object) {
-  if (PyDict_Check(object.ptr())) return Kind::dict;
-  if (PyList_Check(object.ptr())) return Kind::list;
-  if (PyTuple_Check(object.ptr())) return Kind::tuple;
-  return Kind::leaf;
-}
-
-std::string Tree::describe(Kind kind, std::size_t size) {
-  static constexpr const char* names[] = {"an array", "a list", "a tuple", "a dict"};
-  const std::string name = names[static_cast<int>(kind)];
-  return kind == Kind::leaf ? name : name + " of " + std::to_string(size);
-}
-
 Tree::Tree(py::handle root, const char* name) {
   std::vector<py::object> objects{borrow(root.ptr())};  // one for each node
-  nodes_.push_back({kind_of(root), 0, py::none(), {}});
+  nodes_.push_back({kind_of(root.ptr()), 0, py::none(), {}});
   std::unordered_map<PyObject*, std::size_t> seen;
 
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
     const py::object object = objects[i];
-    if (nodes_[i].kind == Kind::leaf) {
+    if (!nodes_[i].kind) {
       leaf_nodes_.push_back(i);
       continue;
     }
-    nodes_[i].type = type_of(object);
+    nodes_[i].type = type_of(object.ptr());
     nodes_[i].first_child = nodes_.size();
     const auto add_child = [&](const py::object& key, const py::object& child) {
-      nodes_.push_back({kind_of(child), i, key, {}});
+      nodes_.push_back({kind_of(child.ptr()), i, key, {}});
       objects.push_back(child);
     };
-    if (nodes_[i].kind == Kind::dict) {
+    if (nodes_[i].kind == &PyDict_Type) {
       for (const auto& [key, child] : py::reinterpret_borrow<py::dict>(object))
         add_child(borrow(key.ptr()), borrow(child.ptr()));
     } else {
@@ -88,13 +85,13 @@ void Tree::flatten(py::handle root, const char* name, std::vector<py::object>& o
 
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
-    if (node.kind == Kind::leaf) continue;  // buffers.cpp says what is wrong with one that is no array
+    if (!node.kind) continue;  // buffers.cpp says what is wrong with one that is no array
     PyObject* object = objects[first + i].ptr();
-    const Kind kind = kind_of(object);
+    PyTypeObject* const kind = kind_of(object);
     const std::size_t size = size_of(object);
     if (kind != node.kind || size != node.children) {
-      const std::string got = kind == Kind::leaf ? Py_TYPE(object)->tp_name : describe(kind, size);
-      const std::string key = kind == Kind::dict && node.kind == Kind::dict ? unmatched_key(node, object) : "";
+      const std::string got = kind ? describe(kind, size) : Py_TYPE(object)->tp_name;
+      const std::string key = kind == &PyDict_Type && kind == node.kind ? unmatched_key(node, object) : "";
       const std::string message = node_name(name, i) + ": expected " + describe(node.kind, node.children) +
                                   " as in the state, got " + got + key;
       if (kind == node.kind) throw py::value_error(message);
@@ -102,7 +99,7 @@ void Tree::flatten(py::handle root, const char* name, std::vector<py::object>& o
     }
     for (std::size_t k = 0; k < node.children; ++k) {
       PyObject* child = nullptr;
-      if (kind == Kind::dict) {
+      if (kind == &PyDict_Type) {
         child = PyDict_GetItemWithError(object, nodes_[node.first_child + k].key.ptr());
         if (!child) {
           if (PyErr_Occurred()) throw py::error_already_set();
@@ -132,21 +129,21 @@ std::string Tree::unmatched_key(const Node& node, py::handle dict) const {
 
 py::object Tree::unflatten(const std::vector<py::object>& leaves, bool frozen) const {
   py::dict types;
-  if (frozen && nodes_[0].kind != Kind::leaf) types = py::module_::import("rmsprop_fast.frozen").attr("FROZEN");
+  if (frozen && nodes_[0].kind) types = py::module_::import("rmsprop_fast.frozen").attr("FROZEN");
   // Children come after their parents, so the last node first.
   std::vector<py::object> objects(nodes_.size());
   for (std::size_t leaf = 0; leaf < leaves.size(); ++leaf) objects[leaf_nodes_[leaf]] = leaves[leaf];
   for (std::size_t i = nodes_.size(); i-- > 0;) {
     const Node& node = nodes_[i];
-    if (node.kind == Kind::leaf) continue;
+    if (!node.kind) continue;
     py::tuple children(node.children);
     for (std::size_t k = 0; k < node.children; ++k) children[k] = objects[node.first_child + k];
-    if (node.kind == Kind::tuple) {
-      objects[i] = type_object(PyTuple_Type).attr("__new__")(node.type, children);
+    if (node.kind == &PyTuple_Type) {
+      objects[i] = type_object(&PyTuple_Type).attr("__new__")(node.type, children);
       continue;
     }
     const py::object made = node.type.attr("__new__")(frozen ? types[node.type] : py::object(node.type));
-    if (node.kind == Kind::list) {
+    if (node.kind == &PyList_Type) {
       PyList_SetSlice(made.ptr(), 0, 0, children.ptr());
     } else {
       const auto set = PyODict_Check(made.ptr()) ? PyODict_SetItem : PyDict_SetItem;

@@ -37,11 +37,9 @@ class Tree {
   std::string leaf_name(const char* root, std::size_t leaf) const;
 
  private:
-  enum class Kind { leaf, list, tuple, dict };
-
   // The nodes lie level by level, the children of a node side by side.
   struct Node {
-    Kind kind;
+    PyTypeObject* kind;  // dict, list, tuple, or null for a leaf
     std::size_t parent;
     py::object key;   // the place in the parent: a dict's key or an index
     py::object type;  // of a container: what it comes back as
@@ -49,8 +47,6 @@ class Tree {
     std::size_t children = 0;
   };
 
-  static Kind kind_of(py::handle object);
-  static std::string describe(Kind kind, std::size_t size);
   std::string node_name(const char* root, std::size_t node) const;
   std::string unmatched_key(const Node& node, py::handle dict) const;
 

@@ -75,7 +75,8 @@ void step_arrays(py::handle params, py::handle grads, py::handle state_object) {
   Buffers& buffers = state.buffers();
   const auto held = buffers.bind(params, grads);  // every check; nothing has been written so far
   state.begin_step();
-  state.end_step(step_unlocked({buffers.leaves(), buffers.elements(), state.gradient(), dispatch::kernels()}));
+  state.end_step(
+      step_unlocked({buffers.leaves(), buffers.elements(), state.hyper(), state.gradient(), dispatch::kernels()}));
 }
 
 // pybind11 would answer wrong arguments in words of its own.
@@ -105,7 +106,7 @@ void run_limit(py::handle params, py::handle grads, State& state, bool memory, d
       throw py::type_error("_run_limit: expected float32 arrays");
     leaf.hyper = &hyper;
   }
-  step_unlocked({leaves, buffers.elements(), state.gradient(), only});
+  step_unlocked({leaves, buffers.elements(), hyper, state.gradient(), only});
 }
 
 // A step of a torch optimizer, of all its groups.
@@ -114,8 +115,8 @@ void step_groups(ParamGroups& groups, const py::list& param_groups, const py::di
   const InUse in_use(groups.in_use(), "optimizer");
   const auto held = groups.bind(param_groups, tensor_state, fit, norm);  // every check; nothing has been written so far
   groups.begin_step();
-  groups.end_step(step_unlocked({groups.leaves(), groups.elements(), groups.gradient(), dispatch::kernels(),
-                                 Pool::openmp, std::max(threads, 1), groups.norm()}));
+  groups.end_step(step_unlocked({groups.leaves(), groups.elements(), groups.hyper(), groups.gradient(),
+                                 dispatch::kernels(), Pool::openmp, std::max(threads, 1), groups.norm()}));
 }
 
 // `step` by the interpreter's own calling convention: pybind11's takes longer than a step of 64 elements.

@@ -49,6 +49,7 @@ class ParamGroups {
 
   std::span<const Leaf> leaves() const { return leaves_; }
   std::size_t elements() const { return elements_; }
+  const Hyper& hyper() const { return leaves_.empty() ? nothing_to_do_ : *leaves_[0].hyper; }
   Gradient& gradient() { return gradient_; }
   std::optional<double> norm() const { return norm_; }
   std::atomic<bool>& in_use() { return in_use_; }
@@ -108,6 +109,7 @@ class ParamGroups {
   bool disjoint_ = false;  // the addresses in `leaves_` were checked for overlaps
   Gradient gradient_;
   std::optional<double> norm_;
+  Hyper nothing_to_do_;
   std::atomic<bool> in_use_ = false;
 };
 

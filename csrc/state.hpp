@@ -25,6 +25,7 @@ class State {
   State(py::handle params, const py::dict& hyper);
 
   Buffers& buffers() { return buffers_; }
+  const Hyper& hyper() const { return hyper_; }
   Gradient& gradient() { return gradient_; }
   std::atomic<bool>& in_use() { return in_use_; }
 

@@ -13,8 +13,6 @@
 namespace rmsprop_fast {
 namespace {
 
-bool needs_gradient(const Work& work) { return !work.leaves.empty() && work.leaves.front().hyper->needs_gradient; }
-
 void sum_up(const Work& work, Walk& walk, std::size_t begin, std::size_t end) {
   walk.parts(begin, end, [&](std::size_t index, const Leaf& leaf, std::size_t from, std::size_t to) {
     work.gradient.sum_up(index, leaf, work.kernels, from, to);
@@ -27,7 +25,7 @@ bool conclude(const Work& work) {
     work.gradient.conclude(work.leaves, *work.norm);
   else
     work.gradient.conclude(work.leaves, work.kernels);
-  return !work.leaves.front().hyper->skip_nonfinite || work.gradient.is_finite();
+  return !work.hyper.skip_nonfinite || work.gradient.is_finite();
 }
 
 void update(const Work& work, Walk& walk, std::size_t begin, std::size_t end) {
@@ -51,7 +49,7 @@ std::size_t whole_tiles(const Work& work) {
 
 bool run_serially(const Work& work) {
   constexpr auto all = static_cast<std::size_t>(-1);
-  if (needs_gradient(work)) {
+  if (work.hyper.needs_gradient) {
     if (Walk walk(work.leaves); !work.norm) sum_up(work, walk, 0, all);
     if (!conclude(work)) return false;
   }
@@ -62,14 +60,14 @@ bool run_serially(const Work& work) {
 
 // When the last piece of the gradient is summed up, whoever did it concludes, and all go on.
 bool run_on_threads(const Work& work, int seats, int threads) {
-  if (work.norm && needs_gradient(work) && !conclude(work)) return false;
+  if (work.norm && work.hyper.needs_gradient && !conclude(work)) return false;
   thread_local Pieces of_sums, of_updates;  // a caller's own, so that a step allocates nothing
   Pieces &sums = of_sums, &updates = of_updates;
   const std::size_t tiles = whole_tiles(work);
   updates.share_out(tiles, seats);
   std::atomic<std::size_t> unfinished = 0;  // sums, and the conclusion
   bool goes_on = true;
-  if (needs_gradient(work) && !work.norm) {
+  if (work.hyper.needs_gradient && !work.norm) {
     sums.share_out(tiles, seats);
     unfinished = sums.count() + 1;
   }
@@ -107,7 +105,7 @@ Outcome step(const Work& work) {
   const bool is_taken =
       seats == 1 ? run_serially(work) : run_on_threads(work, seats, std::min(threads::most(), work.most_threads));
   Outcome outcome{is_taken, {}};
-  if (needs_gradient(work)) outcome.grad_norm = work.gradient.norm();
+  if (work.hyper.needs_gradient) outcome.grad_norm = work.gradient.norm();
   return outcome;
 }
 

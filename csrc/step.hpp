@@ -16,9 +16,10 @@ namespace rmsprop_fast {
 enum class Pool { own, openmp };
 
 struct Work {
-  std::span<const Leaf> leaves;  // their hyper-parameters agree on what concerns the whole gradient
-  std::size_t elements;          // of all leaves
-  Gradient& gradient;            // prepared for these leaves
+  std::span<const Leaf> leaves;
+  std::size_t elements;  // of all leaves
+  const Hyper& hyper;    // those of a leaf agree with it on what concerns the whole gradient
+  Gradient& gradient;    // prepared for these leaves
   const KernelTable& kernels;
   Pool pool = Pool::own;
   int most_threads = threads::highest;

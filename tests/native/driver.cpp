@@ -99,7 +99,7 @@ int main() {
                                      b.leaf(hyper, lr_per_element, lr_number)};
       Gradient gradient;
       gradient.prepare(leaves);
-      step({leaves, 4 * size, gradient, dispatch::kernels(), threads % 2 == 0 ? Pool::openmp : Pool::own});
+      step({leaves, 4 * size, hyper, gradient, dispatch::kernels(), threads % 2 == 0 ? Pool::openmp : Pool::own});
       std::fprintf(stderr, "%s %d\n", name.c_str(), threads);
       s.write_all();
       d.write_all();

@@ -180,10 +180,13 @@ ValueError
 constexpr const char* get_num_threads = R"(get_num_threads()
 --
 
-How many threads a step uses at most; fewer where, as steps find out, others cost more than they save.
+How many threads a step uses at most: one for each 16,384 elements, up to this number.
 
-As set by `set_num_threads`, or else the least of the CPUs in the affinity mask and the cgroup's CPU quota, both as they
-were when first needed, and OpenMP's own limit (OMP_NUM_THREADS, threadpoolctl). 1 in a forked process.)";
+As set by `set_num_threads`, or else the least of the CPUs in the affinity mask of the calling thread, the cgroup's CPU
+quota as it was when first needed, and OpenMP's own limits (OMP_NUM_THREADS, OMP_THREAD_LIMIT, threadpoolctl).
+
+Steps of NumPy arrays have threads of their own, which sleep between steps; those of torch tensors use PyTorch's. If the
+threads are busy with a step that another thread called, or cannot be created, a step does without them.)";
 
 constexpr const char* set_num_threads = R"(set_num_threads(num_threads)
 --
@@ -198,9 +201,7 @@ num_threads : int or None
 Raises
 ------
 ValueError
-    For anything else.
-RuntimeError
-    For more than 1 in a forked process, where OpenMP's threads do not exist, or in a build without OpenMP.)";
+    For anything else.)";
 
 constexpr const char* info = R"(info()
 --

@@ -86,7 +86,7 @@ bool can_run(int threads) {
   return threads <= created;
 }
 
-void run(int threads, const std::function<void(int)>& task) {
+void run_region(int threads, const std::function<void(int)>& task) {
   // The pool's threads have a floating-point mode of their own (rounding, flush to zero); take the caller's, or the
   // bits would depend on which thread came to an element.
   std::fenv_t callers;
@@ -111,7 +111,7 @@ const std::vector<int>& bound_cpus() {
 }
 
 bool can_run(int) { return false; }
-void run(int, const std::function<void(int)>&) {}
+void run_region(int, const std::function<void(int)>&) {}
 
 #endif
 

@@ -23,6 +23,6 @@ bool can_run(int threads);
 
 // Calls task(thread) in a parallel region, in each of its threads; there may be fewer than asked for. A pool is kept
 // for one number of threads and made anew for another, so callers stay with one.
-void run(int threads, const std::function<void(int)>& task);
+void run_region(int threads, const std::function<void(int)>& task);
 
 }  // namespace rmsprop_fast::openmp

@@ -13,7 +13,7 @@
 namespace rmsprop_fast {
 namespace {
 
-void sum_up(const Work& work, Walk& walk, std::size_t begin, std::size_t end) {
+void sum_up_parts(const Work& work, Walk& walk, std::size_t begin, std::size_t end) {
   walk.parts(begin, end, [&](std::size_t index, const Leaf& leaf, std::size_t from, std::size_t to) {
     work.gradient.sum_up(index, leaf, work.kernels, from, to);
   });
@@ -28,7 +28,7 @@ bool conclude(const Work& work) {
   return !work.hyper.skip_nonfinite || work.gradient.is_finite();
 }
 
-void update(const Work& work, Walk& walk, std::size_t begin, std::size_t end) {
+void update_parts(const Work& work, Walk& walk, std::size_t begin, std::size_t end) {
   walk.parts(begin, end, [&](std::size_t index, const Leaf& leaf, std::size_t from, std::size_t to) {
     int with = leaf.hyper->variant;
     if (leaf.lr) with |= variant::options | variant::lr_per_element;
@@ -50,11 +50,11 @@ std::size_t whole_tiles(const Work& work) {
 bool run_serially(const Work& work) {
   constexpr auto all = static_cast<std::size_t>(-1);
   if (work.hyper.needs_gradient) {
-    if (Walk walk(work.leaves); !work.norm) sum_up(work, walk, 0, all);
+    if (Walk walk(work.leaves); !work.norm) sum_up_parts(work, walk, 0, all);
     if (!conclude(work)) return false;
   }
   Walk walk(work.leaves);
-  update(work, walk, 0, all);
+  update_parts(work, walk, 0, all);
   return true;
 }
 
@@ -76,7 +76,7 @@ bool run_on_threads(const Work& work, int seats, int threads) {
     if (unfinished.load(std::memory_order_acquire) > 0) {
       Walk walk(work.leaves);
       sums.take(seat, [&](std::size_t begin, std::size_t end) {
-        sum_up(work, walk, begin, end);
+        sum_up_parts(work, walk, begin, end);
         if (unfinished.fetch_sub(1, std::memory_order_acq_rel) > 2) return;
         goes_on = conclude(work);
         unfinished.store(0, std::memory_order_release);
@@ -85,15 +85,15 @@ bool run_on_threads(const Work& work, int seats, int threads) {
     }
     if (!goes_on) return;
     Walk walk(work.leaves);
-    updates.take(seat, [&](std::size_t begin, std::size_t end) { update(work, walk, begin, end); });
+    updates.take(seat, [&](std::size_t begin, std::size_t end) { update_parts(work, walk, begin, end); });
   };
   if (work.pool == Pool::openmp && openmp::can_run(threads)) {
     const auto take_part = [&](int thread) {
       if (thread < seats) take_seat(thread);
     };
-    openmp::run(threads, std::ref(take_part));
+    openmp::run_region(threads, std::ref(take_part));
   } else {
-    workers::run(seats, std::ref(take_seat));
+    workers::run_seats(seats, std::ref(take_seat));
   }
   return goes_on;
 }

@@ -24,7 +24,7 @@ constexpr std::chrono::microseconds awake_for{50};
 
 class Team {
  public:
-  void run(int seats, const std::function<void(int)>& task) {
+  void run_seats(int seats, const std::function<void(int)>& task) {
     const std::unique_lock lock(busy_, std::try_to_lock);
     if (!lock) return task(0);
     grow(seats - 1);
@@ -97,6 +97,6 @@ void prepare() {
 #endif
 }
 
-void run(int seats, const std::function<void(int)>& task) { team().run(seats, task); }
+void run_seats(int seats, const std::function<void(int)>& task) { team().run_seats(seats, task); }
 
 }  // namespace rmsprop_fast::workers

@@ -16,6 +16,6 @@ void prepare();
 // Calls task(0) in the calling thread, and task(seat) for seats 1 to seats - 1 in other threads, as far as these come
 // before task(0) has returned. Returns when all calls have. If the threads work for another caller, there is task(0)
 // alone.
-void run(int seats, const std::function<void(int)>& task);
+void run_seats(int seats, const std::function<void(int)>& task);
 
 }  // namespace rmsprop_fast::workers

@@ -15,7 +15,7 @@ import threadpoolctl
 
 import rmsprop_fast as rf
 from marks import has_openmp, linux
-from processes import run
+from processes import run, run_command
 from rmsprop_fast import _core
 
 if TYPE_CHECKING:
@@ -270,8 +270,7 @@ def other_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs a C compiler")
     folder = tmp_path_factory.mktemp("other")
     (folder / "other.c").write_text(OTHER_LIBRARY)
-    command = ["cc", "-fopenmp", "-shared", "-fPIC", "-o", folder / "other.so", folder / "other.c"]
-    subprocess.run(command, check=True)
+    run_command("cc", "-fopenmp", "-shared", "-fPIC", "-o", folder / "other.so", folder / "other.c")
     return folder / "other.so"
 
 

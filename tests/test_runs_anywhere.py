@@ -252,6 +252,7 @@ def test_forcing_a_kernel_by_the_environment() -> None:
     show = "import rmsprop_fast; print(rmsprop_fast.get_kernel())"
     for kernel in rf.kernels():
         assert interpreter_under("", "-c", show, RMSPROP_FAST_KERNEL=kernel).stdout.strip() == kernel
+    assert interpreter_under("", "-c", show, RMSPROP_FAST_KERNEL="").stdout.strip() == rf.kernels()[0]  # as if unset
     unknown = interpreter_under("", "-c", show, RMSPROP_FAST_KERNEL="sse9")
     assert unknown.returncode != 0
     choices = " ".join(f"'{kernel}'" for kernel in rf.kernels())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import platform
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from hypothesis.extra import numpy as hnp
 import rmsprop_fast as rf
 from bits import Array, Embedded, extremes, hard_values, same_bits
 from rmsprop_fast import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.core
 
@@ -176,25 +180,55 @@ def test_strides_of_axes_of_length_one_do_not_count() -> None:
     assert same_bits(p, expected)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the values of fenv.h's macros are those of Linux")
-@each_thread_count
-def test_threads_take_the_rounding_mode_of_the_caller(threads: int) -> None:
-    """The pool's threads have a mode of their own; with it, the bits would depend on the thread count."""
+# Upward, downward and toward zero, as fenv.h of Linux has them.
+MODES: dict[str, list[int]] = {"x86_64": [0x800, 0x400, 0xC00], "aarch64": [0x400000, 0x800000, 0xC00000]}
+ROUNDING_MODES = MODES.get(platform.machine(), []) if sys.platform == "linux" else []
+has_modes = pytest.mark.skipif(not ROUNDING_MODES, reason="the values of fenv.h's macros are those of Linux")
+
+
+@contextlib.contextmanager
+def rounding(mode: int) -> Iterator[None]:
     libm = ctypes.CDLL(ctypes.util.find_library("m"))
-    upward = {"x86_64": 0x800, "aarch64": 0x400000}[platform.machine()]
-    use(rf.get_kernel(), threads)
-    random = np.random.default_rng(6)
-    p, g = random.standard_normal((2, 1000)).astype(np.float32)
-    nearest, expected = p.copy(), p.copy()
-    rf.step(nearest, g, rf.init(nearest))
-    state, expected_state = rf.init(p), rf.init(expected)
-    libm.fesetround(upward)
+    libm.fesetround(mode)
     try:
-        rf.step(p, g, state)
-        rf.reference.step(expected, g, expected_state)
+        yield
         mode_after = libm.fegetround()
     finally:
         libm.fesetround(0)
-    assert mode_after == upward
+    assert mode_after == mode
+
+
+@has_modes
+@each_thread_count
+def test_threads_take_the_rounding_mode_of_the_caller(threads: int) -> None:
+    """The pool's threads have a mode of their own; with it, the bits would depend on the thread count."""
+    use(rf.get_kernel(), threads)
+    random = np.random.default_rng(6)
+    p, g = random.standard_normal((2, 200_000)).astype(np.float32)
+    nearest, expected = p.copy(), p.copy()
+    rf.step(nearest, g, rf.init(nearest))
+    state, expected_state = rf.init(p), rf.init(expected)
+    with rounding(ROUNDING_MODES[0]):
+        rf.step(p, g, state)
+        rf.reference.step(expected, g, expected_state)
     assert same_bits(p, expected)
     assert not same_bits(p, nearest)
+
+
+@has_modes
+@each_kernel
+@pytest.mark.parametrize("mode", [0, *ROUNDING_MODES], ids=hex)
+def test_float16_is_stored_to_the_nearest_in_any_rounding_mode(kernel: str, mode: int) -> None:
+    """As NumPy does it. With every float16, the subnormal ones too, and moves that end between two of them."""
+    rf.set_kernel(kernel)
+    p = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    expected = p.copy()
+    with np.errstate(invalid="ignore"):
+        g = (p * np.float16(0.37)).copy()
+    state, expected_state = (rf.init(params, lr=3e-5, eps=1e-7, initial_s=1) for params in (p, expected))
+    with rounding(mode):
+        for _ in range(3):
+            rf.step(p, g, state)
+            rf.reference.step(expected, g, expected_state)
+    assert same_bits(p, expected)
+    assert same_bits(state.s, expected_state.s)

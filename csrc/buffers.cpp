@@ -78,10 +78,14 @@ std::optional<Element> element_of(py::handle array) {
 View view_of(py::handle array, Element element) {
   const auto& proxy = array_of(array);
   const auto axes = static_cast<std::size_t>(proxy.nd);
+  static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t), "NumPy's numbers are of 64 bits");
+  const auto numbers = [axes](const py::ssize_t* first) {
+    return Numbers(reinterpret_cast<const std::int64_t*>(first), axes);  // which may be another type of 64 bits
+  };
   return {.data = proxy.data,
           .element = element,
-          .shape = {proxy.dimensions, axes},
-          .strides = {proxy.strides, axes},
+          .shape = numbers(proxy.dimensions),
+          .strides = numbers(proxy.strides),
           .is_writeable = (proxy.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0};
 }
 

@@ -68,7 +68,7 @@ double cgroup_quota(const std::string& root) {
   return quota;
 }
 
-int usable_cpus(double quota) {
+int least(double quota) {
   return std::max(1, static_cast<int>(std::min(static_cast<double>(affine_cpus()), std::ceil(quota))));
 }
 
@@ -76,10 +76,10 @@ int usable_cpus(double quota) {
 
 int usable_cpus() {
   static const double quota = cgroup_quota("");
-  return usable_cpus(quota);
+  return least(quota);
 }
 
-int usable_cpus(const std::string& root) { return usable_cpus(cgroup_quota(root)); }
+int usable_cpus(const std::string& root) { return least(cgroup_quota(root)); }
 
 void leave_bound_cpu() {
 #ifdef __linux__

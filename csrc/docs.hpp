@@ -183,7 +183,7 @@ constexpr const char* get_num_threads = R"(get_num_threads()
 How many threads a step uses at most: one for each 16,384 elements, up to this number.
 
 As set by `set_num_threads`, or else the least of the CPUs in the affinity mask of the calling thread, the cgroup's CPU
-quota as it was when first needed, and OpenMP's own limits (OMP_NUM_THREADS, OMP_THREAD_LIMIT, threadpoolctl).
+quota as it was at import, and OpenMP's own limits (OMP_NUM_THREADS, OMP_THREAD_LIMIT, threadpoolctl).
 
 Steps of NumPy arrays have threads of their own, which sleep between steps; those of torch tensors use PyTorch's. If the
 threads are busy with a step that another thread called, or cannot be created, a step does without them.)";

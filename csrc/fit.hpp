@@ -37,13 +37,13 @@ inline bool has_shape(const View& view, Numbers shape) {
   return true;
 }
 
-// Of arrays of one shape. Strides of axes of length 1 do not count, nor does any of an empty array.
+// Of arrays of one shape; the strides of `like` are in elements. Strides of axes of length 1 do not count, nor does any
+// of an empty array.
 inline bool has_order(const View& view, const View& like) {
-  const std::int64_t unit = view.stride_unit * like.element_size(), like_unit = like.stride_unit * view.element_size();
   bool same = true;
   for (std::size_t axis = 0; axis < view.shape.size(); ++axis) {
     if (view.shape[axis] == 0) return true;
-    same &= view.shape[axis] == 1 || view.strides[axis] * unit == like.strides[axis] * like_unit;
+    same &= view.shape[axis] == 1 || view.strides[axis] * view.stride_unit == like.strides[axis] * view.element_size();
   }
   return same;
 }

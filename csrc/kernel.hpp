@@ -16,8 +16,8 @@ struct Factors {
   double rho;         // what stands for rho in this step
 };
 
-// Arrays that are not in their compute type pass through tiles of this many elements: few enough for conversions to
-// overlap with the arithmetic of the tile before. Work is cut at multiples of it.
+// Arrays that are not in their compute type pass through tiles of this many elements, few enough for the processor to
+// convert one tile while it still computes another. Work is cut at multiples of it.
 constexpr std::size_t tile_size = 128;
 
 // Updates the elements [begin, end) of a leaf.

@@ -41,10 +41,16 @@ void take_interpreter_lock(PyThreadState* thread) {
 }
 
 Outcome step_unlocked(const Work& work) {
-  PyThreadState* const thread = work.elements >= large_work ? PyEval_SaveThread() : nullptr;
-  const Outcome outcome = step(work);
-  if (thread) take_interpreter_lock(thread);
-  return outcome;
+  if (work.elements < large_work) return step(work);
+  PyThreadState* const thread = PyEval_SaveThread();
+  try {
+    const Outcome outcome = step(work);
+    take_interpreter_lock(thread);
+    return outcome;
+  } catch (...) {  // no memory for the shares of the threads
+    take_interpreter_lock(thread);
+    throw;
+  }
 }
 
 State& state_of(PyObject* object) {
@@ -172,11 +178,12 @@ py::dict info() {
 
 PYBIND11_MODULE(_core, m) {
   using namespace rmsprop_fast;
-  using py::arg, py::kw_only;
+  using py::arg;
 
   dispatch::select_from_environment();
   openmp::prepare();
   workers::prepare();
+  threads::most();  // what is found once is found under the interpreter lock: no fork can come in between
 
   py::options pybind11_options;
   pybind11_options.disable_function_signatures();  // docs.hpp gives them in the form that inspect.signature reads

@@ -4,10 +4,10 @@
 #include <atomic>
 #include <cfenv>
 #include <cstdio>
+#include <exception>
 #include <fstream>
 #include <limits>
 #include <string>
-#include <system_error>
 #include <thread>
 
 #ifdef _OPENMP
@@ -41,8 +41,9 @@ bool can_create(int threads) {
   std::atomic<bool> go_on = false;
   std::vector<std::thread> created;
   try {
+    created.reserve(static_cast<std::size_t>(threads));
     while (static_cast<int>(created.size()) < threads) created.emplace_back([&] { go_on.wait(false); });
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {  // no thread, or no memory for one
   }
   go_on = true;
   go_on.notify_all();
@@ -61,11 +62,20 @@ void prepare() {
 
 #ifdef _OPENMP
 
-int limit() { return std::min(omp_get_max_threads(), omp_get_thread_limit()); }
+// The OpenMP of MSVC is that of 2002, which has no limit and no places.
+int limit() {
+#if _OPENMP >= 200805
+  return std::min(omp_get_max_threads(), omp_get_thread_limit());
+#else
+  return omp_get_max_threads();
+#endif
+}
 
 const std::vector<int>& bound_cpus() {
-  static const std::vector<int> found = [] {
+  // Never destroyed, as workers may look at it when the process ends.
+  static const auto& found = *new const std::vector<int>([] {
     std::vector<int> cpus;
+#if _OPENMP >= 201511
     if (omp_get_proc_bind() == omp_proc_bind_false) return cpus;
     for (int place = 0; place < omp_get_num_places(); ++place) {
       std::vector<int> ids(static_cast<std::size_t>(omp_get_place_num_procs(place)));
@@ -74,15 +84,16 @@ const std::vector<int>& bound_cpus() {
     }
     std::sort(cpus.begin(), cpus.end());
     cpus.erase(std::unique(cpus.begin(), cpus.end()), cpus.end());
+#endif
     return cpus;
-  }();
+  }());
   return found;
 }
 
 bool can_run(int threads) {
-  thread_local int created = 1;  // the pool of this thread
+  thread_local int created = 1, refused = std::numeric_limits<int>::max();  // of the pool of this thread
   if (is_forked) return false;
-  if (threads > created && can_create(threads - 1)) created = threads;
+  if (threads > created && threads < refused) (can_create(threads - 1) ? created : refused) = threads;
   return threads <= created;
 }
 

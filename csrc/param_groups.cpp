@@ -156,9 +156,9 @@ std::optional<View> ParamGroups::view_of(const py::object& tensor) const {
     return std::nullopt;
   }
   const auto element = element_of(at.dtype);
-  if (!element || at.device.type != dlpack::cpu) return std::nullopt;
+  if (!element || at.device.type != dlpack::cpu || (at.ndim > 0 && !at.strides)) return std::nullopt;
   const auto axes = static_cast<std::size_t>(at.ndim);
-  const View view{.data = static_cast<char*>(at.data) + at.byte_offset,
+  const View view{.data = at.data ? static_cast<char*>(at.data) + at.byte_offset : nullptr,
                   .element = *element,
                   .shape = {at.shape, axes},
                   .strides = {at.strides, axes},

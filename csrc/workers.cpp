@@ -1,11 +1,13 @@
 #include "workers.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cfenv>
 #include <chrono>
+#include <exception>
+#include <limits>
 #include <mutex>
 #include <new>
-#include <system_error>
 #include <thread>
 
 #include "cpus.hpp"
@@ -31,7 +33,7 @@ class Team {
     task_ = &task;
     std::fegetenv(&mode_);
     done_.store(0, std::memory_order_relaxed);
-    open_.store(seats - 1, std::memory_order_release);
+    open_.store(seats - 1);  // before notify_one looks for sleepers
     for (int seat = 1; seat < seats; ++seat) open_.notify_one();
     task(0);
     const int taken = seats - 1 - open_.exchange(0);
@@ -39,17 +41,20 @@ class Team {
   }
 
  private:
-  // As far as threads can be created.
+  // As far as threads can be created; what failed once is not tried again.
   void grow(int workers) {
-    if (workers_ >= workers) return;
+    if (workers_ >= std::min(workers, most_workers_)) return;
 #ifndef _WIN32
-    sigset_t all, callers;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &callers);  // workers inherit it: signals are for the program's own threads
+    // Workers inherit the mask: signals are for the program's own threads, but for those that report a crash.
+    sigset_t most, callers;
+    sigfillset(&most);
+    for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&most, signal);
+    pthread_sigmask(SIG_SETMASK, &most, &callers);
 #endif
     try {
       for (; workers_ < workers; ++workers_) std::thread([this] { serve(); }).detach();
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {  // no thread, or no memory for one
+      most_workers_ = workers_;
     }
 #ifndef _WIN32
     pthread_sigmask(SIG_SETMASK, &callers, nullptr);
@@ -76,7 +81,7 @@ class Team {
   }
 
   std::mutex busy_;
-  int workers_ = 0;
+  int workers_ = 0, most_workers_ = std::numeric_limits<int>::max();
   const std::function<void(int)>* task_ = nullptr;
   std::fenv_t mode_ = {};                  // the caller's: rounding, flush to zero
   alignas(64) std::atomic<int> open_ = 0;  // seats that are still to be taken, the highest first
@@ -93,7 +98,7 @@ void make_team() { new (memory) Team; }
 void prepare() {
   make_team();
 #ifndef _WIN32
-  pthread_atfork(nullptr, nullptr, make_team);  // a child has only the forking thread, whatever the others were doing
+  pthread_atfork(nullptr, nullptr, make_team);  // a child has no workers: its team begins anew
 #endif
 }
 

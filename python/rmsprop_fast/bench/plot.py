@@ -90,7 +90,7 @@ def plot(result: Result, path: Path) -> None:
         )
         bars.bar_label(drawn, [time_text(loop.ways[name].whole[1]) for name in names], fontsize="small", padding=3)
         bars.margins(x=0.3)
-        bars.set_title(f"{loop.name}\nan iteration: gradients, then the step (dark)", fontsize="medium")
+        bars.set_title(f"{loop.name}\ngradients, then step (dark)", fontsize="medium")
         bars.tick_params(axis="y", labelsize="small")
         bars.set_xticks([], [])
     figure.savefig(path, dpi=110)

@@ -1,4 +1,4 @@
-// The parameter groups of a torch optimizer -> leaves: for rmsprop_fast/torch.py what buffers and state are for arrays.
+// The parameter groups of a torch optimizer -> leaves: for rmsprop_fast/torch/ what buffers and state are for arrays.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -9,4 +9,4 @@ import pytest
 import rmsprop_fast as rf
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc, cgroups or affinity masks")
-has_openmp = pytest.mark.skipif(rf.info()["openmp"] is None, reason="this build has no OpenMP, hence no threads")
+has_openmp = pytest.mark.skipif(rf.info()["openmp"] is None, reason="this build has no OpenMP")

@@ -85,11 +85,10 @@ ARRAYS = """
     rf.set_num_threads(1)
     count_step("tree", tree, tree_grads)
     count_step("tree, options", tree, tree_grads, **options)
-    if rf.info()["openmp"]:
-        rf.set_num_threads(2)
-        _core._set_share(0)  # threads for the smallest work
-        count_step("tree, threads", tree, tree_grads)
-        count_step("tree, options, threads", tree, tree_grads, **options)
+    rf.set_num_threads(2)
+    _core._set_share(0)  # threads for the smallest work
+    count_step("tree, threads", tree, tree_grads)
+    count_step("tree, options, threads", tree, tree_grads, **options)
 """
 
 TORCH = """
@@ -209,8 +208,12 @@ def test_instructions_of_a_step_of_12_tensors(tensors: dict[str, Cost]) -> None:
 def test_a_step_allocates_nothing(arrays: dict[str, Cost]) -> None:
     allocations = {name: cost.allocations for name, cost in arrays.items()}
     assert allocations.pop("an array made") >= 1  # allocations are seen
-    assert set(allocations) >= {"array", "array, options", "tree", "tree, options"}
+    assert set(allocations) >= {"array", "array, options", "tree", "tree, options", "tree, threads"}
     assert allocations == dict.fromkeys(allocations, 0)
+
+
+def test_a_step_of_arrays_leaves_openmp_alone(arrays: dict[str, Cost]) -> None:
+    assert {name: cost.parallel_regions for name, cost in arrays.items() if cost.parallel_regions} == {}
 
 
 @has_openmp
@@ -236,8 +239,7 @@ def test_a_step_of_large_arrays_takes_no_memory() -> None:
             call(*arguments)
             print((peak() - before) / p.size)
 
-        if rf.info()["openmp"]:
-            rf.set_num_threads(2)
+        rf.set_num_threads(2)
         p, g = np.zeros(2**22, "f"), np.ones(2**22, "f")
         for options in ({}, {"momentum": 0.9, "clip_global_norm": 1.0}):
             state = rf.init(p, **options)

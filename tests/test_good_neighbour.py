@@ -56,7 +56,7 @@ def test_import_needs_numpy_alone() -> None:
 
 
 def test_import_and_first_step_are_quick() -> None:
-    """The target is 20 ms over NumPy; on a noisy machine the median of nine processes must stay under twice that."""
+    """Some ms over NumPy; on a noisy machine the median of nine processes must stay under 40 ms."""
     code = """
         import time, numpy
         start = time.perf_counter()
@@ -129,14 +129,12 @@ def test_threadpoolctl_sees_and_limits_the_threads() -> None:
     assert paths
 
 
-@has_openmp
 def test_set_num_threads() -> None:
     rf.set_num_threads(5)
     assert rf.get_num_threads() == rf.info()["threads"] == 5
 
 
 @linux
-@has_openmp
 def test_small_work_stays_serial_and_large_work_does_not() -> None:
     code = """
         import os, numpy, rmsprop_fast as rf

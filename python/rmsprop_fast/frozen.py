@@ -21,7 +21,7 @@ def _refuse(*_arguments: Any, **_named: Any) -> NoReturn:
 
 
 def _freeze(name: str, base: type) -> type:
-    """Make a subclass whose objects, which `base.__new__` makes, refuse to be changed. Copies of any kind are plain."""
+    """Make a subclass of `base` that refuses to be changed. Calling it, copying and pickling give a plain `base`."""
     members: dict[str, Any] = {change: _refuse for change in CHANGES if hasattr(base, change)}
     members["__slots__"] = ()
     members["__new__"] = lambda _, *arguments, **named: base(*arguments, **named)
@@ -29,7 +29,7 @@ def _freeze(name: str, base: type) -> type:
     return type(name, (base,), members)
 
 
-# By what they stand for.
+# For each plain container its frozen one.
 FROZEN: dict[type, type] = {
     dict: _freeze("FrozenDict", dict),
     list: _freeze("FrozenList", list),

@@ -80,13 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     bench_parser = commands.add_parser(
         "bench",
         help="how fast a step is here, beside everything else that is installed, and beside this machine's limits",
-        description="Measures whole training loops, and steps of arrays and of whole models by rmsprop_fast and every "
-        "other package found, and what memory and processor allow, in a quarter of an hour. docs/performance.md says how.",
+        description="Measures training loops, and steps of arrays and of whole models by rmsprop_fast and every other "
+        "package found, and what memory and processor allow, in a quarter of an hour. docs/performance.md says how.",
     )
     bench_parser.set_defaults(run=_bench)
     bench_parser.add_argument("--quick", action="store_true", help="fewer cases, less exactly, in under a minute")
     bench_parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    bench_parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time over n, and bars for models and loops")
+    bench_parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw all that was measured")
 
     family_parser = commands.add_parser(
         "family",

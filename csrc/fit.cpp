@@ -6,6 +6,7 @@
 #include <vector>
 
 namespace rmsprop_fast {
+
 std::size_t size_of(const View& view) {
   std::size_t size = 1;
   for (const std::int64_t length : view.shape) size *= static_cast<std::size_t>(length);

@@ -248,14 +248,15 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_num_threads", &set_num_threads, docs::set_num_threads, arg("num_threads"));
   m.def("info", &info, docs::info);
   m.attr("__version__") = RMSPROP_FAST_VERSION;
+
+  // What torch calls the arrays that are kept, in the order in which ParamGroups.step asks for them.
   py::tuple torch_names(std::size(kept_arrays));
   for (std::size_t i = 0; i < std::size(kept_arrays); ++i) torch_names[i] = kept_arrays[i].torch_name;
-  m.attr("KEPT") =
-      torch_names;  // what torch calls the arrays that are kept, in the order in which `step` asks for them
+  m.attr("KEPT") = torch_names;
 
-  // For tests and benchmarks: small work in chunks, what bounds a step, other machines' limits.
+  // For tests and benchmarks: threads for small work, what bounds a step, other machines' limits.
   m.def("_share", &threads::share);
-  m.def("_set_share", &threads::set_share, arg("least"));
+  m.def("_set_share", &threads::set_share, arg("elements"));
   m.def("_run_limit", &run_limit, arg("params"), arg("grads"), arg("state"), arg("memory"), arg("passes"));
   m.def("_usable_cpus", py::overload_cast<const std::string&>(&usable_cpus), arg("root"));
 }

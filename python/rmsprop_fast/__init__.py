@@ -25,11 +25,15 @@ from rmsprop_fast._core import (
 from rmsprop_fast.family import equations
 from rmsprop_fast.minimize import minimize
 from rmsprop_fast.reference import step_size
+from rmsprop_fast.regression.fitting import fit
+from rmsprop_fast.regression.model import LinearModel
 
 __all__ = [
+    "LinearModel",
     "State",
     "__version__",
     "equations",
+    "fit",
     "get_kernel",
     "get_num_threads",
     "info",

@@ -1,0 +1,1 @@
+"""Linear regression by RMSprop: tables are read, a model is fitted, saved, drawn and used."""

@@ -6,7 +6,6 @@ import json
 import math
 import time
 import warnings
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_diabetes
 
-import nist
+import regression_problems
 import rmsprop_fast as rf
+from regression_problems import exact
 from rmsprop_fast.errors import InputError
 from rmsprop_fast.regression import fitting
 
@@ -26,27 +26,9 @@ def of(model: rf.LinearModel) -> NDArray[np.float64]:
     return np.array([model.intercept, *model.coefficients])
 
 
-def exact(features: NDArray[np.float64], target: NDArray[np.float64]) -> list[float]:
-    """Return the least squares solution, intercept first, by elimination in fractions."""
-    rows = [[Fraction(1), *map(Fraction, row)] for row in features.tolist()]
-    y = [Fraction(value) for value in target.tolist()]
-    size = len(rows[0])
-    columns = [*zip(*rows, strict=True), y]
-    system = [
-        [sum((a * b for a, b in zip(columns[i], column, strict=True)), Fraction(0)) for column in columns]
-        for i in range(size)
-    ]
-    for i in range(size):
-        system[i] = [value / system[i][i] for value in system[i]]
-        for j in range(size):
-            if j != i:
-                system[j] = [a - system[j][i] * b for a, b in zip(system[j], system[i], strict=True)]
-    return [float(row[-1]) for row in system]
-
-
-@pytest.mark.parametrize("name", nist.PROBLEMS)
+@pytest.mark.parametrize("name", regression_problems.NIST)
 def test_certified_values(name: str) -> None:
-    problem = nist.PROBLEMS[name]
+    problem = regression_problems.NIST[name]
     started = time.perf_counter()
     model = rf.fit(problem.features, problem.target)
     assert time.perf_counter() - started < 2
@@ -58,29 +40,9 @@ def test_certified_values(name: str) -> None:
     assert model.warnings == ()
 
 
-def correlated(correlation: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    random = np.random.default_rng(0)
-    a, b, noise = random.standard_normal((3, 100))
-    features = np.column_stack([a, correlation * a + math.sqrt(1 - correlation**2) * b])
-    return features, features @ [2.0, -1.0] + 3 + noise
-
-
-def cubic() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    x = np.linspace(0, 10, 50)
-    return np.column_stack([x, x**2, x**3]), np.sin(x)
-
-
-@pytest.mark.parametrize(
-    ("features", "target"),
-    [
-        pytest.param(*correlated(0.999), id="correlation 0.999"),
-        pytest.param(*correlated(0.9999), id="correlation 0.9999"),
-        pytest.param(*correlated(1 - 1e-6), id="correlation 1 - 1e-6"),
-        pytest.param(*cubic(), id="cubic"),
-        pytest.param(*load_diabetes(return_X_y=True, scaled=False), id="diabetes"),
-    ],
-)
-def test_the_exact_solution(features: NDArray[np.float64], target: NDArray[np.float64]) -> None:
+@pytest.mark.parametrize("name", regression_problems.OTHERS)
+def test_the_exact_solution(name: str) -> None:
+    features, target = regression_problems.OTHERS[name]
     started = time.perf_counter()
     model = rf.fit(features, target)
     assert time.perf_counter() - started < 2
@@ -107,7 +69,7 @@ def test_breast_cancer() -> None:
 @pytest.mark.parametrize("lr", [0.01, 0.5, 1.9])
 @pytest.mark.parametrize("rho", [0.1, 0.9, 0.99, 1.0])
 def test_the_loss_falls_in_every_epoch(lr: float, rho: float) -> None:
-    problem = nist.PROBLEMS["Longley"]
+    problem = regression_problems.NIST["Longley"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # not all converge
         model = rf.fit(problem.features, problem.target, lr=lr, rho=rho)
@@ -119,7 +81,7 @@ def test_the_loss_falls_in_every_epoch(lr: float, rho: float) -> None:
 
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_the_start_weights_do_not_matter(seed: int) -> None:
-    problem = nist.PROBLEMS["Longley"]
+    problem = regression_problems.NIST["Longley"]
     np.testing.assert_allclose(of(rf.fit(problem.features, problem.target, seed=seed)), problem.coefficients, rtol=1e-9)
 
 
@@ -132,7 +94,7 @@ def test_every_update_is_a_step_of_the_package(monkeypatch: pytest.MonkeyPatch) 
         rf.step(params, grads, state)
 
     monkeypatch.setattr(fitting, "step", counting_step)
-    problem = nist.PROBLEMS["Longley"]
+    problem = regression_problems.NIST["Longley"]
     assert rf.fit(problem.features, problem.target).epochs == steps
     steps = 0
     with pytest.warns(RuntimeWarning, match="did not converge"):
@@ -144,7 +106,7 @@ def test_every_update_is_a_step_of_the_package(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_fit_that_does_not_converge_says_so_with_the_remedy() -> None:
-    problem = nist.PROBLEMS["Longley"]
+    problem = regression_problems.NIST["Longley"]
     with pytest.warns(RuntimeWarning, match=r"^the fit did not converge in 7 epochs; try more epochs, or"):
         model = rf.fit(problem.features, problem.target, epochs=7)
     assert not model.converged
@@ -168,7 +130,7 @@ def test_what_double_precision_cannot_give_is_said() -> None:
 
 
 def test_a_fit_that_diverges_is_an_error() -> None:
-    problem = nist.PROBLEMS["Longley"]
+    problem = regression_problems.NIST["Longley"]
     with pytest.raises(InputError, match="the fit diverged: loss not finite after 1 epochs; try a smaller lr"):
         rf.fit(problem.features, problem.target, lr=1e200)
     with pytest.raises(InputError, match=r"the fit diverged: loss .* is above its start .*; try a smaller lr"):

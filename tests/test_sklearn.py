@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils.estimator_checks import check_estimator
 
-import nist
+import regression_problems
 import rmsprop_fast as rf
 from rmsprop_fast.sklearn import RMSpropRegressor
 
@@ -27,7 +27,7 @@ def test_check_estimator() -> None:
 
 
 def test_it_is_the_fit_of_the_package() -> None:
-    problem = nist.PROBLEMS["Longley"]
+    problem = regression_problems.NIST["Longley"]
     regressor = RMSpropRegressor(lr=0.4, seed=3).fit(problem.features, problem.target)
     model = rf.fit(problem.features, problem.target, lr=0.4, seed=3)
     np.testing.assert_array_equal(regressor.coef_, model.coefficients)
@@ -48,7 +48,7 @@ def test_in_a_pipeline_as_scikit_learns_own() -> None:
 
 
 def test_it_warns_when_it_does_not_converge() -> None:
-    problem = nist.PROBLEMS["Longley"]
+    problem = regression_problems.NIST["Longley"]
     with pytest.warns(ConvergenceWarning, match="did not converge in 3 epochs"):
         RMSpropRegressor(epochs=3).fit(problem.features, problem.target)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rmsprop_fast.console import at_least, require_folder, stdout, write_file
 from rmsprop_fast.regression.fitting import fit
 from rmsprop_fast.regression.model import LinearModel
-from rmsprop_fast.regression.table import read_columns, read_table, split_names
+from rmsprop_fast.regression.table import read_features, read_table, split_names
 
 if TYPE_CHECKING:
     import argparse
@@ -160,7 +160,8 @@ def _predict(options: argparse.Namespace) -> None:
     import csv
 
     model = LinearModel.load(options.model)
-    predictions = model.predict(read_columns(options.csv, model.feature_names, separator=options.separator))
+    features, _ = read_features(options.csv, model.feature_names, separator=options.separator)
+    predictions = model.predict(features)
     with stdout():
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([model.target_name])

@@ -1,11 +1,17 @@
-"""NIST's data for linear regression with their certified values, https://www.itl.nist.gov/div898/strd/lls/lls.shtml."""
+"""Linear regressions whose coefficients are known: NIST's certified ones, and others, solved in fractions.
+
+https://www.itl.nist.gov/div898/strd/lls/lls.shtml
+"""
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.datasets import load_diabetes
 
 
 class Problem(NamedTuple):
@@ -77,7 +83,7 @@ def _wampler(noise: int) -> Problem:
     )
 
 
-PROBLEMS = {
+NIST = {
     "Longley": Problem(
         _LONGLEY[:, 1:],
         _LONGLEY[:, 0],
@@ -115,4 +121,43 @@ NORRIS = {
     "slope_error": 0.429796848199937e-03,
     "residual_std": 0.884796396144373,
     "r2": 0.999993745883712,
+}
+
+
+def exact(features: NDArray[np.float64], target: NDArray[np.float64]) -> list[float]:
+    """Return the least squares solution, intercept first, by elimination in fractions."""
+    rows = [[Fraction(1), *map(Fraction, row)] for row in features.tolist()]
+    y = [Fraction(value) for value in target.tolist()]
+    size = len(rows[0])
+    columns = [*zip(*rows, strict=True), y]
+    system = [
+        [sum((a * b for a, b in zip(columns[i], column, strict=True)), Fraction(0)) for column in columns]
+        for i in range(size)
+    ]
+    for i in range(size):
+        system[i] = [value / system[i][i] for value in system[i]]
+        for j in range(size):
+            if j != i:
+                system[j] = [a - system[j][i] * b for a, b in zip(system[j], system[i], strict=True)]
+    return [float(row[-1]) for row in system]
+
+
+def correlated(correlation: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    random = np.random.default_rng(0)
+    a, b, noise = random.standard_normal((3, 100))
+    features = np.column_stack([a, correlation * a + math.sqrt(1 - correlation**2) * b])
+    return features, features @ [2.0, -1.0] + 3 + noise
+
+
+def cubic() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x = np.linspace(0, 10, 50)
+    return np.column_stack([x, x**2, x**3]), np.sin(x)
+
+
+OTHERS = {
+    "two features, correlation 0.999": correlated(0.999),
+    "two features, correlation 0.9999": correlated(0.9999),
+    "two features, correlation 1 - 1e-6": correlated(1 - 1e-6),
+    "x, x², x³ on 0 to 10": cubic(),
+    "diabetes": load_diabetes(return_X_y=True, scaled=False),
 }

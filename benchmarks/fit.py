@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +21,38 @@ def print_errors() -> None:
     """Print the largest relative error of a coefficient, beside that of NumPy's least squares."""
     problems = {name: (problem.features, problem.target, problem.coefficients) for name, problem in NIST.items()}
     problems |= {name: (features, target, exact(features, target)) for name, (features, target) in OTHERS.items()}
-    print("| data | condition number | `fit` | `numpy.linalg.lstsq` on the columns as they are |\n| --- | --- | --- | --- |")
+    print(
+        "| data | condition number | `fit` | `numpy.linalg.lstsq` on the columns as they are |",
+        "| --- | --- | --- | --- |",
+        sep="\n",
+    )
     for name, (features, target, known) in problems.items():
         model = rf.fit(features, target)
         plain = np.linalg.lstsq(np.column_stack([np.ones(len(target)), features]), target, rcond=None)[0]
-        errors = [np.abs(found / known - 1).max() for found in ([model.intercept, *model.coefficients], plain)]
+        errors = [
+            np.abs(found / known - 1).max() for found in (np.array([model.intercept, *model.coefficients]), plain)
+        ]
         print(f"| {name} | {model.condition_number:.2g} | {errors[0]:.0e} | {errors[1]:.0e} |")
 
 
-def measured(command: Sequence[str]) -> tuple[float, float]:
-    """Return seconds and peak memory, in MB, of a command."""
+# Linux's peak of a process, as what `getrusage` has includes that of the process which started it.
+COMMAND = """
+import sys
+if not {pyarrow}:
+    sys.modules["pyarrow"] = None
+from rmsprop_fast.__main__ import main
+main(sys.argv[1:])
+(peak,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(peak, file=sys.stderr)
+"""
+
+
+def measured(pyarrow: bool, *arguments: str) -> tuple[float, float]:
+    """Return seconds and peak memory, in MB, of the command fit."""
+    command = [sys.executable, "-c", COMMAND.format(pyarrow=pyarrow), "fit", *arguments]
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    return time.perf_counter() - started, usage.ru_maxrss * 1024 / 1e6
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return time.perf_counter() - started, int(result.stderr) * 1024 / 1e6
 
 
 def print_large_file(rows: int) -> None:
@@ -54,10 +67,10 @@ def print_large_file(rows: int) -> None:
         size = path.stat().st_size / 1e6
         del columns
         print(f"\n{rows:,} rows, 10 features and a target: a file of {size:.0f} MB, {data:.0f} MB of numbers")
-        without = "import sys; sys.modules['pyarrow'] = None; from rmsprop_fast.__main__ import main; sys.exit(main())"
-        for name, how in (("pyarrow", ["-m", "rmsprop_fast"]), ("csv", ["-c", without])):
-            _, least = measured([*how, "fit"])
-            seconds, most = measured([*how, "fit", str(path)])
+        for pyarrow in (True, False):
+            _, least = measured(pyarrow)
+            seconds, most = measured(pyarrow, str(path))
+            name = "pyarrow" if pyarrow else "csv"
             print(f"{name}: {seconds:.1f} s, {most - least:.0f} MB more than for Norris, {(most - least) / data:.2f} x")
 
 

@@ -156,22 +156,22 @@ def test_defaults_of_init_are_those_of_its_signature() -> None:
         assert f" Default {value!r}" in getattr(rf.State, name).__doc__
 
 
-def readme_examples(with_torch: bool) -> list[str]:
-    blocks = re.findall(r"```python\n(.*?)```", text("README.md"), re.DOTALL)
-    found = [block for block in blocks if ("import torch" in block) == with_torch]
-    assert found
-    return found
+def run_examples(page: str, tmp_path: Path, *, with_torch: bool = False) -> None:
+    """Run the Python blocks of a page that need torch, or that do not, one after another in one process."""
+    blocks = re.findall(r"```python\n(.*?)```", text(page), re.DOTALL)
+    wanted = [block for block in blocks if ("import torch" in block) == with_torch]
+    assert wanted
+    subprocess.run([sys.executable, "-c", "\n".join(wanted)], check=True, cwd=tmp_path)
 
 
-def test_the_examples_in_the_readme_run() -> None:
-    for block in readme_examples(with_torch=False):
-        subprocess.run([sys.executable, "-c", block], check=True)
+@pytest.mark.parametrize("page", ["README.md", "docs/fit.md"])
+def test_the_examples_run(page: str, tmp_path: Path) -> None:
+    run_examples(page, tmp_path)
 
 
-def test_the_example_with_torch_in_the_readme_runs() -> None:
+def test_the_example_with_torch_in_the_readme_runs(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    for block in readme_examples(with_torch=True):
-        subprocess.run([sys.executable, "-c", block], check=True)
+    run_examples("README.md", tmp_path, with_torch=True)
 
 
 def test_the_readme_has_the_two_commands_that_ci_runs() -> None:

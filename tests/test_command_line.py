@@ -52,25 +52,11 @@ def ending_of(stdout: Callable[[], int], *command: str, unbuffered: str = "") ->
     return result.returncode, result.stderr
 
 
+COMMANDS = ("fit", "fit --json", "predict m.json data.csv", "info", "family keras", "--help", "fit -h", "--version")
+
+
 @pytest.mark.parametrize(
-    ("command", "unbuffered"),
-    [
-        *(
-            (command, "")
-            for command in (
-                "fit",
-                "fit --json",
-                "predict model.json data.csv",
-                "info",
-                "family keras",
-                "--help",
-                "fit -h",
-                "--version",
-            )
-        ),
-        ("fit", "1"),
-        ("--help", "1"),
-    ],
+    ("command", "unbuffered"), [*((command, "") for command in COMMANDS), ("fit", "1"), ("--help", "1")]
 )
 @nowhere
 def test_a_stdout_that_cannot_be_written_ends_in_no_traceback(
@@ -84,7 +70,7 @@ def test_a_stdout_that_cannot_be_written_ends_in_no_traceback(
     """Unbuffered, the error comes at the write; else at the flush."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data.csv").write_text("x,y\n1,2\n2,4\n3,7\n")
-    rf.fit([1.0, 2.0, 3.0], [2.0, 4.0, 7.0]).save(tmp_path / "model.json")
+    rf.fit([1.0, 2.0, 3.0], [2.0, 4.0, 7.0]).save(tmp_path / "m.json")
     assert ending_of(stdout, "-m", "rmsprop_fast", *command.split(), unbuffered=unbuffered) == ending
 
 

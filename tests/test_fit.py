@@ -109,17 +109,17 @@ def test_target_and_features_by_name(capsys: pytest.CaptureFixture[str], tmp_pat
     assert list(flipped["coefficients"]) == ["y"]
 
 
-def test_stdin_and_rows_without_a_value(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def type_in(text: str) -> None:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+def test_stdin_and_rows_without_a_value() -> None:
+    def fit_stdin(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "rmsprop_fast", "fit", "-", *options]
+        return subprocess.run(command, input=GOOD + "5,NA\n", capture_output=True, text=True, check=False)
 
-    type_in(GOOD + "5,NA\n")
-    assert "row 5 (line 6), column 'y'" in refusal(capsys, "fit", "-")
-    type_in(GOOD + "5,NA\n")
-    result = fit_json(capsys, "-", "--missing", "drop")
+    refused = fit_stdin()
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("rmsprop-fast: stdin: row 5 (line 6), column 'y': expected a finite number")
+    result = json.loads(fit_stdin("--missing", "drop", "--json").stdout)
     assert (result["rows"], result["dropped"]) == (4, 1)
-    type_in(GOOD + "5,NA\n")
-    assert "4 rows (1 left out, for missing values)" in run(capsys, "fit", "-", "--missing", "drop")[1]
+    assert "4 rows (1 left out, for missing values)" in fit_stdin("--missing", "drop").stdout
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,9 +202,11 @@ def test_predict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "expected one of the columns" in refusal(
         capsys, "predict", tmp_path / "model.json", write(tmp_path / "other.csv", "a,c\n1,2\n")
     )
-    assert "row 1 (line 2), column 'b'" in refusal(
-        capsys, "predict", tmp_path / "model.json", write(tmp_path / "gap.csv", "a,b\n1,\n")
-    )
+    gap = write(tmp_path / "gap.csv", "a,b\n1,\n1,5\n")
+    assert "row 1 (line 2), column 'b'" in refusal(capsys, "predict", tmp_path / "model.json", gap)
+    code, out, err = run(capsys, "predict", tmp_path / "model.json", gap, "--missing", "drop")
+    assert (code, out.splitlines()) == (0, ["y", rows[0][0]])
+    assert err == "rmsprop-fast: 1 rows without a value have no prediction\n"
     assert "expected a saved model" in refusal(capsys, "predict", data, new)
     assert "No such file" in refusal(capsys, "predict", tmp_path / "none.json", new)
 

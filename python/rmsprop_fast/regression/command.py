@@ -36,7 +36,6 @@ def add_to(commands: Any) -> None:
     add("--target", metavar="COLUMN", help="the column to explain (default: the last)")
     add("--features", metavar="A,B,...", help="the columns to explain it by (default: all others)")
     _add_format(parser)
-    add("--missing", choices=("error", "drop"), default="error", help="rows without a value (default: %(default)s)")
     add("--lr", type=float, default=0.5, help="learning rate at the start; it decays (default: %(default)s)")
     add("--rho", type=float, default=0.99, help="decay rate of the mean squared gradient (default: %(default)s)")
     add("--eps", type=float, default=1e-8, help="added to the root of that mean (default: %(default)s)")
@@ -60,7 +59,9 @@ def add_to(commands: Any) -> None:
 
 
 def _add_format(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--separator", default=",", metavar="C", help=r"between columns, as ';' or '\t' (default: ,)")
+    add = parser.add_argument
+    add("--separator", default=",", metavar="C", help=r"between columns, such as ';' or '\t' (default: ,)")
+    add("--missing", choices=("error", "drop"), default="error", help="rows without a value (default: %(default)s)")
 
 
 def _fit(options: argparse.Namespace) -> int | None:
@@ -160,8 +161,12 @@ def _predict(options: argparse.Namespace) -> None:
     import csv
 
     model = LinearModel.load(options.model)
-    features, _ = read_features(options.csv, model.feature_names, separator=options.separator)
+    features, dropped = read_features(
+        options.csv, model.feature_names, separator=options.separator, missing=options.missing
+    )
     predictions = model.predict(features)
+    if dropped:
+        print(f"rmsprop-fast: {dropped:,} rows without a value have no prediction", file=sys.stderr)
     with stdout():
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([model.target_name])

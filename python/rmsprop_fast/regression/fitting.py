@@ -234,7 +234,7 @@ def _descend(
                 report(epoch, losses[-1])
             largest = np.abs(gradient).max()
             smallest, waited = (largest, 0) if largest < smallest else (smallest, waited + 1)
-            if not in_batches and (waited == PATIENCE or largest == 0):
+            if not in_batches and waited == PATIENCE:
                 break
     if losses[-1] > losses[0]:
         raise InputError(

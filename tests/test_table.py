@@ -244,7 +244,7 @@ def test_decimal_commas_and_thousands_separators(folder: Path, cell: str) -> Non
 @pytest.mark.parametrize(
     "cell",
     [
-        *("four", "1e", "e1", ".", "-", "+-1", "1 e5", "0x10", "0x1p3", "1d5", "1f", "1j", "1e999", "-1e999"),
+        *("four", "1e", "e1", ".", "-", "+-1", "1 e5", "0x10", "0x1p3", "1d5", "1f", "1j", "1e999", "-1.5e999"),
         *("inf", "-inf", "Infinity", "nan(1)", "\u0663", "\uff11", "\u22121", "\u00bd", "5 %", "$5", "True"),
     ],
 )
@@ -419,7 +419,7 @@ def test_both_ways_give_the_same(
     options = {"separator": separator, "missing": missing, "features": features}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(shared_folder)
-        text = "".join(lines).encode("utf-8", "replace").decode()
+        text = "".join(lines)
         assert outcome("pyarrow", block, text, **options) == outcome("csv", block, text, **options)
 
 

@@ -172,7 +172,7 @@ class CsvFile:
             from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
         except ImportError:
             return None
-        if "\0" in block or not self.separator.isascii():
+        if "\0" in block or not self.separator.isascii() or not hasattr(pyarrow.RecordBatch, "to_tensor"):  # since 16
             return None
         text = block.encode()
         used = [str(column) for column in columns]

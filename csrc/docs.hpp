@@ -106,9 +106,10 @@ Parameters
 params : array or tree of arrays
     As given to `init`: same tree, and for each leaf the same shape, dtype and memory order. Updated in place.
 grads : array or tree of arrays
-    The gradients, with the same tree, shapes, dtypes and memory orders; those of float32 parameters may also be float16
-    or bfloat16. May be read-only and may share memory among themselves. That of a 0-d parameter may also be a number,
-    which is rounded to the parameter's dtype. None: the parameter and what is kept for it stay as they are in this step.
+    The gradients, with the same tree, shapes and memory orders: float64 for float64 parameters, and float32, float16 or
+    bfloat16 for all others. May be read-only and may share memory among themselves. That of a 0-d parameter may also be
+    a number, which is rounded to the parameter's dtype. None: the parameter and what is kept for it stay as they are in
+    this step.
 state : State
     Its arrays are updated in place, its `steps` grows by one (or its `skipped`, see ``skip_nonfinite``), whether or not there
     are gradients.
@@ -116,7 +117,7 @@ state : State
 Raises
 ------
 TypeError
-    A wrong container, something that is no NumPy array, a masked array, or another dtype or byte order.
+    A wrong container, something that is no NumPy array, a masked array, or a wrong dtype or byte order.
 ValueError
     A wrong shape, size of a container or memory order; params or state that are read-only, not aligned, or share memory
     with each other or the gradients.

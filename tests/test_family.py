@@ -23,8 +23,12 @@ TYPES: list[tuple[Any, Any]] = [  # of parameters and gradients
     (BFLOAT16, BFLOAT16),
     (np.float32, np.float16),
     (np.float32, BFLOAT16),
+    (np.float16, np.float32),
+    (BFLOAT16, np.float32),
+    (np.float16, BFLOAT16),
+    (BFLOAT16, np.float16),
 ]
-SIZES = [37, 70, 1, 100, 16, 53]
+SIZES = [37, 70, 1, 100, 16, 53, 33, 135, 18, 7]
 KERNELS_AND_THREADS = list(itertools.product(rf.kernels(), [1, 2, 7]))
 
 

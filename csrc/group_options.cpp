@@ -28,8 +28,7 @@ bool is_immutable(PyObject* value) {
 
 }  // namespace
 
-void GroupOptions::read(const py::dict& group, const py::type& tensor_type,
-                        const std::function<std::string(const char*)>& name) {
+void GroupOptions::read(const py::dict& group, const std::function<std::string(const char*)>& name) {
   bool changed = false;
   values_.resize(option_keys().size());
   refusals_.resize(option_keys().size());
@@ -42,7 +41,7 @@ void GroupOptions::read(const py::dict& group, const py::type& tensor_type,
       const std::string full_name = name(option.torch_name);
       if (!value) throw py::value_error(full_name + ": expected a value, got a group without it");
       values_[i] = value;
-      if (is_a(value, tensor_type)) {
+      if (is_tensor(value)) {
         if (value.attr("numel")().cast<std::int64_t>() != 1)
           throw py::value_error(full_name + ": expected a number or a tensor of one element, got " + quote(value));
         value = value.attr("item")();

@@ -287,7 +287,7 @@ class RMSprop(torch.optim.Optimizer):
 
 
 def _make_kernel() -> _core.ParamGroups:
-    return _core.param_groups(Tensor, torch._C._increment_version)
+    return _core.param_groups(torch._C._increment_version)
 
 
 def _name(group: dict[str, Any], group_index: int, index: int) -> str:

@@ -130,10 +130,11 @@ T. Tieleman and G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks fo
 constexpr const char* ParamGroups =
     R"(The parameter groups of a torch optimizer, as the kernel sees them; made by `param_groups`.)";
 
-constexpr const char* param_groups = R"(param_groups(increment_version)
+constexpr const char* param_groups = R"(param_groups(neutral, increment_version)
 --
 
-Make a ParamGroups. ``increment_version(tensors)``, a builtin function, tells autograd that they are changed.)";
+Make a ParamGroups. ``neutral`` has the options that a group may lack; ``increment_version(tensors)``, a builtin
+function, tells autograd that they are changed.)";
 
 constexpr const char* misfit = R"(misfit(part, tensor, like)
 --

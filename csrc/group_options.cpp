@@ -28,7 +28,8 @@ bool is_immutable(PyObject* value) {
 
 }  // namespace
 
-void GroupOptions::read(const py::dict& group, const std::function<std::string(const char*)>& name) {
+void GroupOptions::read(const py::dict& group, const py::dict& neutral,
+                        const std::function<std::string(const char*)>& name) {
   bool changed = false;
   values_.resize(option_keys().size());
   refusals_.resize(option_keys().size());
@@ -36,6 +37,7 @@ void GroupOptions::read(const py::dict& group, const std::function<std::string(c
     for (std::size_t i = 0; i < values_.size(); ++i) {
       const Option& option = *option_keys()[i].option;
       py::object value = find(group.ptr(), option_keys()[i].key);
+      if (!value) value = find(neutral.ptr(), option_keys()[i].key);
       if (value && value.is(values_[i])) continue;
       changed = true;
       const std::string full_name = name(option.torch_name);

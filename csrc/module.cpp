@@ -232,8 +232,10 @@ PYBIND11_MODULE(_core, m) {
 
   m.def(
       "param_groups",
-      [](const py::function& increment_version) { return std::make_unique<ParamGroups>(increment_version); },
-      docs::param_groups, arg("increment_version"));
+      [](const py::dict& neutral, const py::function& increment_version) {
+        return std::make_unique<ParamGroups>(neutral, increment_version);
+      },
+      docs::param_groups, arg("neutral"), arg("increment_version"));
   m.def("misfit", py::overload_cast<const std::string&, const py::object&, const py::object&>(&misfit), docs::misfit,
         arg("part"), arg("tensor"), arg("like"));
 

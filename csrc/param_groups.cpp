@@ -47,7 +47,7 @@ py::object as_tensor(py::object object) { return object.is_none() ? py::object()
 }  // namespace
 
 void ParamGroups::require_legal_group(const py::dict& group) const {
-  GroupOptions().read(group, [](const char* name) { return std::string(name); });
+  GroupOptions().read(group, neutral_, [](const char* name) { return std::string(name); });
 }
 
 void ParamGroups::Release::operator()(ParamGroups* groups) const {
@@ -78,7 +78,7 @@ void ParamGroups::gather(const py::list& groups, const py::dict& state) {
   for (std::size_t i = 0; i < groups_.size(); ++i) {
     groups_[i].dict = groups[i];
     if (!PyDict_Check(groups_[i].dict.ptr())) throw py::type_error(group_name(i) + ": expected a dict");
-    groups_[i].options.read(groups_[i].dict,
+    groups_[i].options.read(groups_[i].dict, neutral_,
                             [&](const char* name) { return group_name(i).append("['").append(name).append("']"); });
     const Hyper &hyper = groups_[i].options.hyper(), &first = groups_[0].options.hyper();
     if (hyper.clip_global_norm != first.clip_global_norm || hyper.skip_nonfinite != first.skip_nonfinite)

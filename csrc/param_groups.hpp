@@ -23,8 +23,10 @@ namespace rmsprop_fast {
 
 class ParamGroups {
  public:
-  // increment_version(list of tensors) tells autograd that they change.
-  explicit ParamGroups(const py::function& increment_version) : increment_version_(increment_version) {}
+  // `neutral` has the options that a group may lack; increment_version(list of tensors) tells autograd that they
+  // change.
+  ParamGroups(const py::dict& neutral, const py::function& increment_version)
+      : neutral_(neutral), increment_version_(increment_version) {}
 
   // Throws if the hyper-parameters of a group are not legal.
   void require_legal_group(const py::dict& group) const;
@@ -87,6 +89,7 @@ class ParamGroups {
   bool may_skip() const { return !groups_.empty() && groups_[0].options.hyper().skip_nonfinite; }
   void count_step();
 
+  py::dict neutral_;
   py::function increment_version_;  // a builtin
   std::vector<Group> groups_;
   std::vector<Member> members_;

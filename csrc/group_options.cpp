@@ -28,7 +28,7 @@ bool is_immutable(PyObject* value) {
 
 }  // namespace
 
-void GroupOptions::read(const py::dict& group, const py::type& tensor_type,
+void GroupOptions::read(const py::dict& group, const py::dict& neutral,
                         const std::function<std::string(const char*)>& name) {
   bool changed = false;
   values_.resize(option_keys().size());
@@ -37,12 +37,13 @@ void GroupOptions::read(const py::dict& group, const py::type& tensor_type,
     for (std::size_t i = 0; i < values_.size(); ++i) {
       const Option& option = *option_keys()[i].option;
       py::object value = find(group.ptr(), option_keys()[i].key);
+      if (!value) value = find(neutral.ptr(), option_keys()[i].key);
       if (value && value.is(values_[i])) continue;
       changed = true;
       const std::string full_name = name(option.torch_name);
       if (!value) throw py::value_error(full_name + ": expected a value, got a group without it");
       values_[i] = value;
-      if (is_a(value, tensor_type)) {
+      if (is_tensor(value)) {
         if (value.attr("numel")().cast<std::int64_t>() != 1)
           throw py::value_error(full_name + ": expected a number or a tensor of one element, got " + quote(value));
         value = value.attr("item")();

@@ -12,20 +12,21 @@
 #include <string>
 #include <vector>
 
-#include "dlpack.hpp"
 #include "fit.hpp"
 #include "gradient.hpp"
 #include "group_options.hpp"
 #include "in_use.hpp"
 #include "step.hpp"
+#include "tensors.hpp"
 
 namespace rmsprop_fast {
 
 class ParamGroups {
  public:
-  // Of tensors of this type and its subclasses, which has `__dlpack_c_exchange_api__`; increment_version(list of
-  // tensors) tells autograd that they change.
-  ParamGroups(const py::type& tensor_type, const py::function& increment_version);
+  // `neutral` has the options that a group may lack; increment_version(list of tensors) tells autograd that they
+  // change.
+  ParamGroups(const py::dict& neutral, const py::function& increment_version)
+      : neutral_(neutral), increment_version_(increment_version) {}
 
   // Throws if the hyper-parameters of a group are not legal.
   void require_legal_group(const py::dict& group) const;
@@ -82,16 +83,14 @@ class ParamGroups {
   std::string name(const Member& member) const;
   void gather(const py::list& groups, const py::dict& state);
   void gather(Member& member, const Hyper& hyper, const py::dict& state, Py_ssize_t& position) const;
-  std::optional<View> view_of(const py::object& tensor) const;
   bool append(Member& member);
   void ask_python(const std::vector<std::size_t>& misfits, const py::function& fit, const py::function& norm);
   void require_no_overlap() const;
   bool may_skip() const { return !groups_.empty() && groups_[0].options.hyper().skip_nonfinite; }
   void count_step();
 
-  py::type tensor_type_;
+  py::dict neutral_;
   py::function increment_version_;  // a builtin
-  const dlpack::ExchangeApi* api_;
   std::vector<Group> groups_;
   std::vector<Member> members_;
 

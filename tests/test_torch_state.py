@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from tolerances import difference
 torch = pytest.importorskip("torch")
 
 from rmsprop_fast.torch import RMSprop  # noqa: E402
+from rmsprop_fast.torch import optimizer as optimizer_module  # noqa: E402
 from torch_oracle import ALL_STATE, OWN_OPTIONS, Oracle  # noqa: E402
 from torch_params import (  # noqa: E402
     DTYPES,
@@ -111,7 +113,7 @@ def test_the_state_dict_is_that_of_torch(options: Options, dtype: Any) -> None:
         optimizer.step()
         dicts.append(optimizer.state_dict())
     ours, theirs = dicts
-    assert ours["param_groups"] == [group | OWN_OPTIONS for group in theirs["param_groups"]]
+    assert ours["param_groups"] == theirs["param_groups"]
     for index, state in theirs["state"].items():
         own = ours["state"][index]
         assert own.keys() - state.keys() == ({"variance"} if "centered" in options else set())
@@ -447,3 +449,72 @@ def test_momentum_and_centered_may_come_and_go(dtype: Any) -> None:
         kept["square_avg"] = state.s  # with centered, the variance and the square of the mean
         for name in ("variance", "grad_avg", "momentum_buffer"):
             kept[name] = kept[name] if getattr(state, name) is None else getattr(state, name)
+
+
+# --- Options that others do not have ---------------------------------------------------------------------------------
+
+# What torch.optim.RMSprop's own pickles may lack, and what ours may: options that came later.
+LATER = ["momentum", "centered", "capturable", "foreach", "maximize", "differentiable", *OWN_OPTIONS]
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_yesterdays_files_lack_an_option_and_load(key: str) -> None:
+    """Whole objects and state dicts go on as with its default."""
+    param = parameter(5)
+    optimizer = stepped({} if key == "momentum" else {"momentum": 0.9}, param)
+    for group in (*optimizer.param_groups, optimizer.defaults):
+        group.update(OWN_OPTIONS)  # yesterday's groups had all options
+        group.pop(key)
+    saved = optimizer.state_dict()
+    unpickled = pickled(optimizer)
+    loaded = RMSprop([param.detach().clone().requires_grad_()])
+    loaded.load_state_dict(through_a_file(saved))
+    for now in (unpickled, loaded):
+        (group,) = now.param_groups
+        if key in OWN_OPTIONS:
+            assert key not in group
+        else:
+            assert group[key] == inspect.signature(TORCH).parameters[key].default
+        renew(*group["params"])
+        oracle = Oracle(now)
+        oracle.start_from(saved)
+        oracle.check_step()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled, None], ids=["deepcopy", "pickle", "state dict"])
+def test_todays_files_load_when_there_is_a_made_up_option(
+    copied: Callable[[RMSprop], RMSprop] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those of tomorrow have it only where it is used, and load today."""
+    param = parameter(5)
+    optimizer = stepped({}, param)
+    saved = optimizer.state_dict()
+    monkeypatch.setitem(optimizer_module._NEUTRAL, "made_up", 0)
+    tomorrow = copied(optimizer) if copied else RMSprop([param])
+    tomorrow.load_state_dict(saved)
+    tomorrow.add_param_group({"params": [parameter(2)], "made_up": 1})
+    assert ["made_up" in group for group in tomorrow.param_groups] == [False, True]
+    oracle = Oracle(tomorrow)
+    oracle.begin(tomorrow.param_groups[0]["params"][0], {"square_avg": numbers(saved["state"][0]["square_avg"])}, 2)
+    renew(*tomorrow.param_groups[0]["params"])
+    oracle.check_step()
+    monkeypatch.undo()
+    today = RMSprop([{"params": [param]}, {"params": [parameter(2)]}])
+    today.load_state_dict(through_a_file(tomorrow.state_dict()))
+    today.step()
+    assert [group.get("made_up") for group in today.param_groups] == [None, 1]
+
+
+def test_state_of_others_is_saved_as_it_is() -> None:
+    """Such as a number under a name, which a hook may leave."""
+    param = parameter(3)
+    optimizer = stepped(ALL_STATE, param)
+    state: dict[Any, Any] = optimizer.state
+    optimizer.register_state_dict_pre_hook(lambda _: state.update(note=7))
+    saved = optimizer.state_dict()
+    assert saved["state"]["note"] == 7
+    assert "square_avg" in saved["state"][0]
+    loaded = RMSprop([param])
+    loaded.load_state_dict(saved)
+    assert list(loaded.state.values())[-1] == 7
+    loaded.step()

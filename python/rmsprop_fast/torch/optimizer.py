@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -81,6 +82,12 @@ class RMSprop(torch.optim.Optimizer):
     parameters are DTensors, the norm is that over all processes. `torch.distributed.optim.ZeroRedundancyOptimizer`
     gives each process an optimizer of some of the parameters, which knows nothing of the others: clip before the step.
 
+    Options that `torch.optim.RMSprop` does not have are in ``param_groups``, and so in state dicts, only where they are
+    given and are not the defaults. So `torch.distributed.checkpoint` loads what either of both has saved, but for two
+    things that it misses in checkpoints of `torch.optim.RMSprop`: own options, which are to be set in ``param_groups``
+    after loading instead, and with ``centered`` the variance, for which ``DefaultLoadPlanner(allow_partial_load=True)``
+    serves unless the state dict is flattened.
+
     `rmsprop_fast.State` has the equations and the sources of the options: ``help(rmsprop_fast.State.nesterov)``.
     """
 
@@ -111,7 +118,7 @@ class RMSprop(torch.optim.Optimizer):
         skip_nonfinite: bool = False,
     ) -> None:
         self._kernel = _make_kernel()
-        defaults = {
+        given = {
             "lr": lr,
             "momentum": momentum,
             "alpha": alpha,
@@ -132,7 +139,7 @@ class RMSprop(torch.optim.Optimizer):
             "max_grad_norm": max_grad_norm,
             "skip_nonfinite": skip_nonfinite,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, {key: value for key, value in given.items() if not _is_neutral(key, value)})
 
     @property
     def grad_norm(self) -> float | None:
@@ -232,14 +239,14 @@ class RMSprop(torch.optim.Optimizer):
             handle.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a copy of a state dict, also one of `torch.optim.RMSprop`: then options that it lacks stay as they are.
+        """Load a copy of a state dict, also one of `torch.optim.RMSprop`. Options that it lacks stay as they are.
 
         Raises
         ------
         TypeError, ValueError
             If groups or shapes differ from those here, or values cannot be taken; nothing has changed then.
         """
-        prepare = functools.partial(prepared_to_load, require_legal=self._require_legal)
+        prepare = functools.partial(prepared_to_load, options=_DEFAULTS, require_legal=self._require_legal)
         handle = self.register_load_state_dict_pre_hook(prepare)  # the last one
         try:
             super().load_state_dict(state_dict)
@@ -250,6 +257,9 @@ class RMSprop(torch.optim.Optimizer):
         super().__setstate__(state)
         if "_kernel" not in self.__dict__:
             self._kernel = _make_kernel()
+        for group in self.param_groups:
+            for key in ("momentum", "centered", "capturable", "foreach", "maximize", "differentiable"):  # as torch
+                group.setdefault(key, _DEFAULTS[key])
         take_loaded(self.state)
 
     def _require_legal(self, group: dict[str, Any]) -> None:
@@ -275,7 +285,7 @@ class RMSprop(torch.optim.Optimizer):
 
         They become its state; what was its state goes into `before`.
         """
-        group = self.param_groups[group_index]
+        group = _NEUTRAL | self.param_groups[group_index]
         param = fitting_param(group["params"][index], _name(group, group_index, index))
         gradient = fitting_gradient(grad, param)
         given = self.state.get(param.tensor)
@@ -286,8 +296,19 @@ class RMSprop(torch.optim.Optimizer):
         return param.plain, gradient, *kept, state["step"]
 
 
+_PARAMETERS = inspect.signature(RMSprop).parameters
+_DEFAULTS = {key: parameter.default for key, parameter in _PARAMETERS.items() if key != "params"}
+# Those that torch.optim.RMSprop does not have. A group without one of them is as if it had this value, so that its
+# checkpoints load here, and today's when there are more of them.
+_NEUTRAL = {key: _DEFAULTS[key] for key, parameter in _PARAMETERS.items() if parameter.kind == parameter.KEYWORD_ONLY}
+
+
+def _is_neutral(key: str, value: object) -> bool:
+    return key in _NEUTRAL and not isinstance(value, Tensor) and value == _NEUTRAL[key]
+
+
 def _make_kernel() -> _core.ParamGroups:
-    return _core.param_groups(Tensor, torch._C._increment_version)
+    return _core.param_groups(_NEUTRAL, torch._C._increment_version)
 
 
 def _name(group: dict[str, Any], group_index: int, index: int) -> str:

@@ -1,0 +1,71 @@
+#include "tensors.hpp"
+
+#include <stdexcept>
+
+#include "dlpack.hpp"
+
+namespace rmsprop_fast {
+namespace {
+
+struct Torch {
+  py::type tensor_type = py::module_::import("torch").attr("Tensor");
+  const dlpack::ExchangeApi* api;
+
+  Torch() {
+    const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
+    api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::capsule_name));
+    if (!api) throw py::error_already_set();
+    while (api && api->version.major != dlpack::major_version) api = api->previous;
+    if (!api) throw std::runtime_error("torch: expected version 1 of DLPack's exchange API, got none of it");
+  }
+};
+
+const Torch& torch() {
+  static const Torch& found = *new Torch;  // for as long as the process lives
+  return found;
+}
+
+std::optional<Element> element_of(dlpack::DataType type) {
+  if (type.lanes != 1) return std::nullopt;
+  if (type.code == dlpack::code_bfloat && type.bits == 16) return Element::bfloat16;
+  if (type.code != dlpack::code_float) return std::nullopt;
+  if (type.bits == 64) return Element::float64;
+  if (type.bits == 32) return Element::float32;
+  if (type.bits == 16) return Element::float16;
+  return std::nullopt;
+}
+
+}  // namespace
+
+bool is_tensor(const py::object& object) { return is_a(object, torch().tensor_type); }
+
+std::optional<View> view_of(const py::object& tensor) {
+  const Torch& known = torch();
+  if (!is_a(tensor, known.tensor_type)) return std::nullopt;
+  dlpack::Tensor at{};
+  if (known.api->tensor_from_object(tensor.ptr(), &at) != 0) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  const auto element = element_of(at.dtype);
+  if (!element || at.device.type != dlpack::cpu || (at.ndim > 0 && !at.strides)) return std::nullopt;
+  const auto axes = static_cast<std::size_t>(at.ndim);
+  const View view{.data = at.data ? static_cast<char*>(at.data) + at.byte_offset : nullptr,
+                  .element = *element,
+                  .shape = {at.shape, axes},
+                  .strides = {at.strides, axes},
+                  .stride_unit = static_cast<std::int64_t>(size_of(*element))};
+  return at.data || size_of(view) == 0 ? std::optional(view) : std::nullopt;
+}
+
+std::optional<std::string> misfit(const std::string& part, const py::object& tensor, const py::object& like) {
+  const auto view = view_of(tensor), params = view_of(like);
+  if (!view || !params) return "memory";
+  const auto why = part == "param"  ? misfit(*view)
+                   : part == "step" ? misfit_of_count(*view)
+                                    : misfit(*params, part == "grad" ? grads : first_kept, *view);
+  constexpr const char* words[] = {"element", "shape", "order", "address", "read_only"};  // in the order of Why
+  return why ? std::optional(words[static_cast<int>(*why)]) : std::nullopt;
+}
+
+}  // namespace rmsprop_fast

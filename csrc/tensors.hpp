@@ -1,0 +1,31 @@
+// torch tensors -> views of their memory.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+
+#include "fit.hpp"
+#include "values.hpp"
+
+namespace rmsprop_fast {
+
+bool is_tensor(const py::object& object);
+
+// Valid until Python runs. Nothing: no tensor, or one without numbers of a known type in memory of its own.
+std::optional<View> view_of(const py::object& tensor);
+
+// What is wrong with the parameters of a leaf, and with a step count.
+inline std::optional<Why> misfit(const View& params) {
+  return is_dense(params) ? misfit(params, Part::params, params) : Why::order;
+}
+inline std::optional<Why> misfit_of_count(const View& count) {
+  if (is_half(count.element)) return Why::element;
+  return size_of(count) == 1 ? misfit(count) : Why::shape;
+}
+
+// For Python, see docs.hpp.
+std::optional<std::string> misfit(const std::string& part, const py::object& tensor, const py::object& like);
+
+}  // namespace rmsprop_fast

@@ -13,19 +13,10 @@
 #include <utility>
 #include <vector>
 
-#include "fit.hpp"
-#include "options.hpp"
-#include "tree.hpp"
+#include "arrays.hpp"
+#include "rows.hpp"
 
 namespace rmsprop_fast {
-
-// How a leaf lies in memory. Sizes and strides in elements, as the arrays of a leaf differ in type.
-struct Layout {
-  Element element;  // of the parameters
-  std::vector<std::int64_t> shape;
-  std::vector<std::int64_t> strides;
-  std::size_t size;
-};
 
 class Buffers {
  public:
@@ -34,6 +25,13 @@ class Buffers {
 
   // Makes the arrays that are kept between steps with these hyper-parameters.
   void keep(const Hyper& hyper);
+
+  // Lazy::catch_up: lets s of all rows decay by the steps they have missed; or takes it for what it is now.
+  void catch_up(const KernelTable& kernels);
+  void forget_missed_steps();
+
+  // After a step that was taken.
+  void count_step();
 
   struct Kept {
     std::size_t row;   // of the table
@@ -55,7 +53,7 @@ class Buffers {
   using Held = std::unique_ptr<std::vector<py::object>, Release>;
 
   // Points `leaves()` to the memory of this call, for as long as the result lives; or throws and writes nothing.
-  [[nodiscard]] Held bind(py::handle params, py::handle grads);
+  [[nodiscard]] Held bind(py::handle params, py::handle grads, const KernelTable& kernels);
 
   // What the kernel sees; the learning rates belong to State, the rest is set here.
   std::vector<Leaf>& leaves() { return leaves_; }
@@ -78,8 +76,11 @@ class Buffers {
   void show_objects(const Show& show) const {
     tree_.show_objects(show);
     for (const Kept& kept : kept_) std::for_each(kept.arrays.begin(), kept.arrays.end(), show);
+    std::for_each(last_.begin(), last_.end(), show);
     std::for_each(objects_.begin(), objects_.end(), show);
   }
+
+  const std::vector<py::object>& last() const { return last_; }
 
   const Tree& tree() const { return tree_; }
   const std::vector<Layout>& layouts() const { return layouts_; }
@@ -92,8 +93,15 @@ class Buffers {
   std::vector<Leaf> leaves_;
   std::size_t elements_ = 0;
   std::vector<py::object> objects_;  // of the call that is running; a member to spare each call the allocation
+  std::vector<py::object> last_;     // Lazy::catch_up: of each leaf, what Touched::last refers to
+  std::vector<Touched> touched_;     // of each leaf, used with a sparse gradient, or with Lazy::catch_up
+  std::vector<RowSums> sums_;        // of each leaf
   bool disjoint_ = false;            // the addresses in `leaves_` were checked for overlaps
 
+  // Points a leaf to its sparse gradient; or with Lazy::catch_up, lets a dense one touch all rows.
+  void bind_rows(std::size_t leaf, py::handle gradient, const KernelTable& kernels);
+  void touch_all(std::size_t leaf);
+  std::size_t rows_of(std::size_t leaf) const;
   void require_no_overlap() const;
 };
 

@@ -53,6 +53,45 @@ constexpr const char* State_grad_norm =
 
 None if that step did not need it, which ``clip_norm``, ``clip_global_norm`` and ``skip_nonfinite`` do.)";
 
+constexpr const char* State_catch_up = R"(catch_up(self)
+--
+
+Bring `s` of all rows up to date, with ``lazy='catch_up'``: it decays by the steps that each row has missed.
+
+Costs as much as a pass over `s`. Changes nothing in other states.)";
+
+constexpr const char* State_last =
+    R"(With ``lazy='catch_up'``, for each leaf the step in which each row was touched last, counted from 1, and behind them the
+number of steps in which the leaf had a gradient. Otherwise None.)";
+
+constexpr const char* Rows = R"(A sparse gradient: some rows of it; all others are zero.
+
+Parameters
+----------
+rows : array of shape (k,), int32 or int64
+    Which rows of the parameter, from 0; in any order. The values of a row that appears more than once are added up, in
+    the order in which they come.
+values : array of shape (k, ...)
+    Their gradients: of a parameter of shape (n, ...), with a type that `step` takes as a gradient of it. Dense, with each
+    row in the memory order of the parameter's rows.
+
+Notes
+-----
+A leaf of the gradients of `step`, like any other. What is wrong with it is said there. The first axis of the parameter
+must be the outermost in memory. ``lazy`` of `init` says what becomes of the other rows.
+
+Norms (``clip_norm``, ``clip_global_norm``) and ``skip_nonfinite`` are those of the rows after adding up; ``clip_value`` clamps
+what was added up. With lazy='rows', momentum and weight decay act on the rows that are there.)";
+
+constexpr const char* Rows_init = R"(__init__(self, rows, values)
+--
+
+)";
+
+constexpr const char* Rows_rows = R"(Which rows, as given.)";
+
+constexpr const char* Rows_values = R"(Their gradients, as given.)";
+
 constexpr const char* State_map = R"(_map(self, function)
 --
 

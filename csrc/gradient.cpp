@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t block_size = 4096;
 
-std::size_t blocks_of(const Leaf& leaf) { return (leaf.size + block_size - 1) / block_size; }
+std::size_t blocks_of(const Leaf& leaf) { return (gradient_size(leaf) + block_size - 1) / block_size; }
 
 double clip(double most, double norm) { return most == no_limit || norm <= most ? 1 : most / norm; }
 
@@ -34,12 +34,13 @@ bool has_finite_square(const Leaf& leaf, double multiplier, double g) {
 
 // Do all gradients of a leaf have a finite square after the multiplier? `sums` are those of its blocks.
 bool has_finite_squares(const Leaf& leaf, const double* sums, double multiplier, const KernelTable& kernels) {
-  for (std::size_t begin = 0; begin < leaf.size; begin += block_size) {
+  const std::size_t size = gradient_size(leaf);
+  for (std::size_t begin = 0; begin < size; begin += block_size) {
     // Rounding keeps the order of products, so no gradient overflows if the largest does not, or what is larger still:
     // the root of the sum, plus its rounding errors.
     if (has_finite_square(leaf, multiplier, 1.001 * std::sqrt(*sums++))) continue;
     const Reduction largest = kernels.largest[static_cast<int>(compute_type(leaf.grad_element))];
-    if (!has_finite_square(leaf, multiplier, largest(leaf, begin, std::min(begin + block_size, leaf.size))))
+    if (!has_finite_square(leaf, multiplier, largest(leaf, begin, std::min(begin + block_size, size))))
       return false;
   }
   return true;
@@ -63,7 +64,7 @@ void Gradient::sum_up(std::size_t index, const Leaf& leaf, const KernelTable& ke
   const Reduction sum_of_squares = kernels.sum_of_squares[static_cast<int>(compute_type(leaf.grad_element))];
   double* const sums = &sums_[first_block_[index]];
   for (std::size_t block = (begin + block_size - 1) / block_size; block * block_size < end; ++block)
-    sums[block] = sum_of_squares(leaf, block * block_size, std::min((block + 1) * block_size, leaf.size));
+    sums[block] = sum_of_squares(leaf, block * block_size, std::min((block + 1) * block_size, gradient_size(leaf)));
 }
 
 void Gradient::conclude(std::span<const Leaf> leaves, const KernelTable& kernels) {

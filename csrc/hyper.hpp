@@ -7,6 +7,11 @@ namespace rmsprop_fast {
 
 constexpr double no_limit = HUGE_VAL;
 
+// What becomes of the rows that a sparse gradient does not have: they stay as they are; they take a step with a gradient
+// of zeros; or they do so when they are next touched.
+enum class Lazy { rows, dense, catch_up };
+constexpr const char* lazy_names[] = {"rows", "dense", "catch_up"};
+
 // The names and defaults are those of Python; options.cpp explains them.
 struct Hyper {
   double lr = 0.01;
@@ -27,6 +32,7 @@ struct Hyper {
   double clip_norm = no_limit;
   double clip_global_norm = no_limit;
   bool skip_nonfinite = false;
+  Lazy lazy = Lazy::rows;
 
   // What follows from these, by derive().
   int variant = 0;              // of the kernels, as far as all leaves have it in common

@@ -246,6 +246,27 @@ double largest(const Leaf& leaf, std::size_t begin, std::size_t end) {
   return static_cast<double>(__builtin_bit_cast(Real, most));
 }
 
+template <class Real>
+void add_numbers(Real* __restrict sums, const Real* __restrict values, std::size_t size) {
+  for (std::size_t i = 0; i < size; ++i) sums[i] = sums[i] + values[i];
+}
+
+template <class Real>
+void add(void* sums, const void* values, Element element, std::size_t size) {
+  alignas(64) Real tile[tile_size];
+  for (std::size_t begin = 0, part; begin < size; begin += part) {
+    part = size - begin < tile_size ? size - begin : tile_size;
+    add_numbers(static_cast<Real*>(sums) + begin, numbers(const_cast<void*>(values), element, begin, part, tile), part);
+  }
+}
+
+template <class Real>
+void scale(void* values, double factor, std::size_t size) {
+  Real* const numbers = static_cast<Real*>(values);
+  const Real rounded = static_cast<Real>(factor);
+  for (std::size_t i = 0; i < size; ++i) numbers[i] = numbers[i] * rounded;
+}
+
 template <class Real, int with = 0>
 constexpr void fill(Kernel* row) {
   if constexpr (variant::exists(with)) row[with] = update_leaf<Real, with>;
@@ -257,6 +278,8 @@ constexpr KernelTable make_table() {
                     .update = {},
                     .sum_of_squares = {sum_of_squares<float>, sum_of_squares<double>},
                     .largest = {largest<float>, largest<double>},
+                    .add = {add<float>, add<double>},
+                    .scale = {scale<float>, scale<double>},
                     .move_streams = move_streams,
                     .divide_and_root = divide_and_root};
   fill<float>(table.update[static_cast<int>(Element::float32)]);

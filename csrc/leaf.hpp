@@ -2,11 +2,23 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "elements.hpp"
 #include "hyper.hpp"
 
 namespace rmsprop_fast {
+
+// The rows of a parameter that a sparse gradient has. Row r is the elements [r * width, (r + 1) * width).
+struct Touched {
+  bool all = false;                    // the gradient is dense, and touches all rows
+  const std::int64_t* rows = nullptr;  // else: in order, each once; `g` has one after another
+  std::size_t count = 0;
+  std::size_t width = 1;
+  // Lazy::catch_up: in which step each row was touched last, counted from 1; behind them, the number of steps so far.
+  std::int64_t* last = nullptr;
+  std::int64_t steps = 0;
+};
 
 // The arrays are dense, share one memory order and do not overlap, so a kernel sees them as `size` elements in a row.
 // p and g are of their element types, the others of the compute type. Null: this state has no such array.
@@ -23,7 +35,13 @@ struct Leaf {
   Element grad_element = Element::float32;
   const Hyper* hyper = nullptr;  // may be those of many leaves
   double steps = 0;              // that were taken before this one
+  const Touched* touched = nullptr;  // null: the gradient is dense, and so is the step
 };
+
+// How many elements the gradient has.
+inline std::size_t gradient_size(const Leaf& leaf) {
+  return leaf.touched && !leaf.touched->all ? leaf.touched->count * leaf.touched->width : leaf.size;
+}
 
 // An array that is kept between steps, if the hyper-parameters ask for it.
 struct KeptArray {

@@ -17,6 +17,7 @@
 #include "docs.hpp"
 #include "openmp.hpp"
 #include "param_groups.hpp"
+#include "sparse.hpp"
 #include "state.hpp"
 #include "step.hpp"
 #include "threads.hpp"
@@ -79,10 +80,10 @@ void step_arrays(py::handle params, py::handle grads, py::handle state_object) {
 
   const InUse in_use(state.in_use(), "state");
   Buffers& buffers = state.buffers();
-  const auto held = buffers.bind(params, grads);  // every check; nothing has been written so far
+  const KernelTable& kernels = dispatch::kernels();
+  const auto held = buffers.bind(params, grads, kernels);  // every check; nothing has been written so far
   state.begin_step();
-  state.end_step(
-      step_unlocked({buffers.leaves(), buffers.elements(), state.hyper(), state.gradient(), dispatch::kernels()}));
+  state.end_step(step_unlocked({buffers.leaves(), buffers.elements(), state.hyper(), state.gradient(), kernels}));
 }
 
 // pybind11 would answer wrong arguments in words of its own.
@@ -96,12 +97,20 @@ std::unique_ptr<State> init(const py::args& positional, const py::kwargs& named)
   return std::make_unique<State>(params, hyper);
 }
 
+// With arrays alone, Rows are in no reference cycle.
+Rows make_rows(const py::object& rows, const py::object& values) {
+  for (const auto& [name, array] : {std::pair("rows", rows), std::pair("values", values)})
+    if (!py::isinstance<py::array>(array))
+      throw py::type_error(std::string("Rows: expected an array as ") + name + ", got " + Py_TYPE(array.ptr())->tp_name);
+  return {rows, values};
+}
+
 // What bounds a step of these float32 arrays, `passes` times, in the shares that a step's threads would have.
 void run_limit(py::handle params, py::handle grads, State& state, bool memory, double passes) {
   const InUse in_use(state.in_use(), "state");
   Buffers& buffers = state.buffers();
-  const auto held = buffers.bind(params, grads);
   KernelTable only = dispatch::kernels();
+  const auto held = buffers.bind(params, grads, only);
   for (Kernel& update : only.update[static_cast<int>(Element::float32)])
     update = memory ? only.move_streams : only.divide_and_root;
   Hyper hyper;
@@ -204,6 +213,8 @@ PYBIND11_MODULE(_core, m) {
       .def_property("skipped", &State::skipped, &State::set_skipped, docs::State_skipped)
       .def_property_readonly("grad_norm", &State::grad_norm, docs::State_grad_norm)
       .def("__repr__", &State::repr)
+      .def("catch_up", &State::catch_up, docs::State_catch_up)
+      .def_property_readonly("_last", &State::last, docs::State_last)
       .def("_map", &State::map, docs::State_map, arg("function"))
       .def("_set_grad_norm", &State::set_grad_norm, arg("norm").none(true));
   for (const Option& option : options()) {
@@ -215,6 +226,12 @@ PYBIND11_MODULE(_core, m) {
       state.def_property(
           option.name, get, [&option](State& self, py::handle value) { self.set(option, value); }, doc.c_str());
   }
+
+  py::class_<Rows> rows(m, "Rows", docs::Rows, py::is_final());
+  rows.def(py::init(&make_rows), docs::Rows_init, arg("rows"), arg("values"))
+      .def_readonly("rows", &Rows::rows, docs::Rows_rows)
+      .def_readonly("values", &Rows::values, docs::Rows_values)
+      .def("__repr__", [](const Rows& self) { return "Rows(" + quote(self.rows) + ", " + quote(self.values) + ")"; });
 
   m.def("init", &init, ("init" + signature() + docs::init + parameters() + docs::init_returns).c_str());
   static PyMethodDef raw_methods[] = {{"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_step)),
@@ -240,7 +257,7 @@ PYBIND11_MODULE(_core, m) {
         arg("part"), arg("tensor"), arg("like"));
 
   // Or an object's __class__ could become another one, and find no C++ part of its own.
-  for (const py::handle type : {py::handle(state), py::handle(param_groups)})
+  for (const py::handle type : {py::handle(state), py::handle(rows), py::handle(param_groups)})
     reinterpret_cast<PyTypeObject*>(type.ptr())->tp_flags |= Py_TPFLAGS_IMMUTABLETYPE;
 
   m.def("kernels", &dispatch::kernel_names, docs::kernels);

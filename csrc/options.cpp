@@ -87,6 +87,14 @@ by 0. R. Pascanu et al., "On the difficulty of training recurrent neural network
      "Skip steps with a gradient that is inf or NaN, or whose square overflows?",
      R"(Such a step changes no array, and counts in `skipped` instead of `steps`. Looked at are the gradients after division by
 ``grad_scale`` and clipping by a norm, and this norm.)"},
+    {"lazy", nullptr, nullptr, nullptr, Range::any,
+     "What becomes of the rows that a sparse gradient does not have: 'rows', 'dense' or 'catch_up'.",
+     R"(With 'rows' they and all that is kept for them stay as they are, as in TensorFlow. With 'dense' they take a step with a
+gradient of zeros: it costs as much as a dense step. With 'catch_up', s of a row decays by ``rho**missed`` when the row is
+next touched, where `missed` is the number of steps since it was: the same as 'dense' but for rounding, at the cost of the
+rows that are touched. It needs momentum and weight_decay of 0, and neither centered nor bias_correction. `s` is then that of
+the step in which each row was touched last; `catch_up` brings it up to date, and so does assigning rho.)",
+     only_at_init, &Hyper::lazy},
 };
 
 // Is it a limit, which may also be None?
@@ -105,6 +113,12 @@ bool require_flag(py::handle value, const std::string& name) {
   if (!PyBool_Check(value.ptr()) && !py::isinstance(value, py::module_::import("numpy").attr("bool_")))
     throw py::type_error(name + ": expected True or False, got " + quote(value));
   return PyObject_IsTrue(value.ptr()) == 1;
+}
+
+Lazy require_choice(py::handle value, const std::string& name) {
+  for (int i = 0; i < static_cast<int>(std::size(lazy_names)); ++i)
+    if (PyUnicode_Check(value.ptr()) && value.equal(py::str(lazy_names[i]))) return static_cast<Lazy>(i);
+  throw py::value_error(name + ": expected 'rows', 'dense' or 'catch_up', got " + quote(value));
 }
 
 std::string text(double number) { return quote(py::float_(number)); }
@@ -148,7 +162,8 @@ std::string parameters() {
   std::string text;
   for (const Option& option : all_options)
     text.append(option.name)
-        .append(option.flag              ? " : bool"
+        .append(option.choice            ? " : str"
+                : option.flag            ? " : bool"
                 : is_limit(option.range) ? " : float or None"
                                          : " : float")
         .append(option.number == &Hyper::lr ? ", or a tree of numbers and arrays, default " : ", default ")
@@ -162,7 +177,9 @@ std::string docstring(const Option& option) {
 }
 
 void read(const Option& option, py::handle value, Element element, const std::string& name, Hyper& hyper) {
-  if (option.flag)
+  if (option.choice)
+    hyper.*option.choice = require_choice(value, name);
+  else if (option.flag)
     hyper.*option.flag = require_flag(value, name);
   else if (is_limit(option.range) && value.is_none())
     hyper.*option.number = no_limit;
@@ -171,6 +188,7 @@ void read(const Option& option, py::handle value, Element element, const std::st
 }
 
 py::object value_of(const Option& option, const Hyper& hyper) {
+  if (option.choice) return py::str(lazy_names[static_cast<int>(hyper.*option.choice)]);
   if (option.flag) return py::bool_(hyper.*option.flag);
   const double number = hyper.*option.number;
   if (is_limit(option.range) && number == no_limit) return py::none();
@@ -183,6 +201,15 @@ void require_legal(const Hyper& hyper, Naming naming) {
   if (hyper.bias_correction && hyper.initial_s != 0)
     throw py::value_error("bias_correction: expected initial_s=0 with bias_correction=True, got initial_s=" +
                           text(hyper.initial_s));
+  if (hyper.lazy == Lazy::catch_up)
+    for (const Option& option : all_options) {
+      const bool changes_untouched = option.number == &Hyper::momentum || option.number == &Hyper::weight_decay ||
+                                     option.flag == &Hyper::centered || option.flag == &Hyper::bias_correction;
+      const py::object value = value_of(option, hyper);
+      if (changes_untouched && !value.equal(value_of(option, Hyper{})))
+        throw py::value_error(std::string(option.*naming) + ": expected " + default_of(option) +
+                              " with lazy='catch_up', got " + quote(value));
+    }
   std::string clips, given;
   int count = 0;
   for (const Option& option : all_options) {

@@ -19,7 +19,7 @@ bool is_in(Range range, double number, Element element);
 // A number of the range, such that what is computed with it in that type stays finite; `name` is for messages.
 double require_number(py::handle value, Range range, Element element, const std::string& name);
 
-// A hyper-parameter: True or False, or a number of that range.
+// A hyper-parameter: True or False, a number of that range, or a choice.
 struct Option {
   const char* name;
   const char* torch_name;  // in rmsprop_fast.torch; null: not there
@@ -29,6 +29,7 @@ struct Option {
   const char* summary;       // what it is; init's docstring has this line alone
   const char* details = "";  // equations, sources
   bool only_at_init = false;
+  Lazy Hyper::* choice = nullptr;  // or one of lazy_names
 };
 std::span<const Option> options();
 

@@ -11,10 +11,13 @@
 
 namespace rmsprop_fast {
 
+// What of a leaf is worked on: as many elements as it has, or its gradient.
+using Extent = std::size_t (*)(const Leaf& leaf);
+
 // The elements of all leaves, counted through in whole tiles.
 class Walk {
  public:
-  explicit Walk(std::span<const Leaf> leaves) : leaves_(leaves) {}
+  Walk(std::span<const Leaf> leaves, Extent extent) : leaves_(leaves), extent_(extent) {}
 
   // Calls function(index, leaf, from, to) for the parts of leaves in [begin, end). Quick if `begin` is where the last
   // call ended, or comes after that.
@@ -23,9 +26,9 @@ class Walk {
     if (begin < first_) index_ = first_ = 0;
     while (index_ < leaves_.size() && first_ < end) {
       const Leaf& leaf = leaves_[index_];
-      const std::size_t last = first_ + in_tiles(leaf.size);
+      const std::size_t size = extent_(leaf), last = first_ + in_tiles(size);
       const std::size_t from = std::max(begin, first_) - first_;
-      const std::size_t to = std::min(end - first_, leaf.size);
+      const std::size_t to = std::min(end - first_, size);
       if (from < to) function(index_, leaf, from, to);
       if (last > end) return;
       first_ = last;
@@ -33,10 +36,17 @@ class Walk {
     }
   }
 
+  std::size_t length() const {
+    std::size_t sum = 0;
+    for (const Leaf& leaf : leaves_) sum += in_tiles(extent_(leaf));
+    return sum;
+  }
+
   static std::size_t in_tiles(std::size_t size) { return (size + tile_size - 1) / tile_size * tile_size; }
 
  private:
   std::span<const Leaf> leaves_;
+  Extent extent_;
   std::size_t index_ = 0;  // of a leaf
   std::size_t first_ = 0;  // where it begins
 };

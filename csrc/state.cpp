@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "dispatch.hpp"
+
 namespace rmsprop_fast {
 namespace {
 
@@ -46,6 +48,7 @@ void State::begin_step() {
 void State::end_step(const Outcome& outcome) {
   std::int64_t& count = outcome.is_taken ? steps_ : skipped_;
   if (count < std::numeric_limits<std::int64_t>::max()) ++count;
+  if (outcome.is_taken) buffers_.count_step();
   grad_norm_ = outcome.grad_norm;
 }
 
@@ -68,11 +71,23 @@ py::object State::kept(std::string_view name) const {
 
 void State::restore(const std::string& name, py::handle tree) {
   const InUse in_use(in_use_, "state");
-  if (const auto* const found = buffers_.kept(name)) return buffers_.restore(*found, tree);
+  if (const auto* const found = buffers_.kept(name)) {
+    buffers_.restore(*found, tree);
+    return buffers_.forget_missed_steps();
+  }
   if (name == "state.s")
     throw py::value_error("state.s: expected variance and grad_avg to be assigned in its place, with centered=True");
   if (!tree.is_none())
     throw py::value_error(name + ": expected None, as init made no such arrays, got " + Py_TYPE(tree.ptr())->tp_name);
+}
+
+void State::catch_up() {
+  const InUse in_use(in_use_, "state");
+  buffers_.catch_up(dispatch::kernels());
+}
+
+py::object State::last() const {
+  return buffers_.last().empty() ? py::none() : buffers_.tree().unflatten(buffers_.last(), true);
 }
 
 py::object State::get(const Option& option) const {
@@ -88,6 +103,7 @@ void State::set(const Option& option, py::handle value) {
     throw py::value_error("momentum: expected 0, as init made no momentum_buffer with momentum=0, got " + quote(value));
   require_legal(next, &Option::name);
   derive(next);
+  if (next.rho != hyper_.rho) buffers_.catch_up(dispatch::kernels());  // the steps so far were missed with the old one
   hyper_ = next;
   if (is_lr(option)) use_lr(std::nullopt);
 }

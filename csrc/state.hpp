@@ -37,6 +37,8 @@ class State {
   // The attributes in Python.
   py::object kept(std::string_view name) const;            // None: there is nothing of that name
   void restore(const std::string& name, py::handle tree);  // which may be assigned to what it is
+  void catch_up();          // Lazy::catch_up: lets s of all rows decay by the steps they have missed
+  py::object last() const;  // and in which step each row was touched last; None otherwise
   py::object get(const Option& option) const;
   void set(const Option& option, py::handle value);
   std::int64_t steps() const { return steps_; }

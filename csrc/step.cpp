@@ -7,6 +7,7 @@
 
 #include "openmp.hpp"
 #include "pieces.hpp"
+#include "rows.hpp"
 #include "threads.hpp"
 #include "workers.hpp"
 
@@ -37,23 +38,23 @@ void update_parts(const Work& work, Walk& walk, std::size_t begin, std::size_t e
     const Factors factors{
         leaf.hyper->needs_gradient ? work.gradient.multiplier(index) : leaf.hyper->unclipped_multiplier,
         rho_in_step(*leaf.hyper, leaf.steps + 1)};
-    work.kernels.update[static_cast<int>(compute_type(leaf.element))][with](leaf, factors, from, to);
+    const auto type = static_cast<int>(compute_type(leaf.element));
+    if (leaf.touched)
+      update_rows(leaf, factors, work.kernels.update[type][with], work.kernels.scale[type], from, to);
+    else
+      work.kernels.update[type][with](leaf, factors, from, to);
   });
 }
 
-std::size_t whole_tiles(const Work& work) {
-  std::size_t sum = 0;
-  for (const Leaf& leaf : work.leaves) sum += Walk::in_tiles(leaf.size);
-  return sum;
-}
+std::size_t leaf_size(const Leaf& leaf) { return leaf.size; }
 
 bool run_serially(const Work& work) {
   constexpr auto all = static_cast<std::size_t>(-1);
   if (work.hyper.needs_gradient) {
-    if (Walk walk(work.leaves); !work.norm) sum_up_parts(work, walk, 0, all);
+    if (Walk walk(work.leaves, gradient_size); !work.norm) sum_up_parts(work, walk, 0, all);
     if (!conclude(work)) return false;
   }
-  Walk walk(work.leaves);
+  Walk walk(work.leaves, leaf_size);
   update_parts(work, walk, 0, all);
   return true;
 }
@@ -63,18 +64,17 @@ bool run_on_threads(const Work& work, int seats, int threads) {
   if (work.norm && work.hyper.needs_gradient && !conclude(work)) return false;
   thread_local Pieces of_sums, of_updates;  // a caller's own, so that a step allocates nothing
   Pieces &sums = of_sums, &updates = of_updates;
-  const std::size_t tiles = whole_tiles(work);
-  updates.share_out(tiles, seats);
+  updates.share_out(Walk(work.leaves, leaf_size).length(), seats);
   std::atomic<std::size_t> unfinished = 0;  // sums, and the conclusion
   bool goes_on = true;
   if (work.hyper.needs_gradient && !work.norm) {
-    sums.share_out(tiles, seats);
+    sums.share_out(Walk(work.leaves, gradient_size).length(), seats);
     unfinished = sums.count() + 1;
   }
 
   const auto take_seat = [&](int seat) {
     if (unfinished.load(std::memory_order_acquire) > 0) {
-      Walk walk(work.leaves);
+      Walk walk(work.leaves, gradient_size);
       sums.take(seat, [&](std::size_t begin, std::size_t end) {
         sum_up_parts(work, walk, begin, end);
         if (unfinished.fetch_sub(1, std::memory_order_acq_rel) > 2) return;
@@ -84,7 +84,7 @@ bool run_on_threads(const Work& work, int seats, int threads) {
       while (unfinished.load(std::memory_order_acquire) > 0) std::this_thread::yield();
     }
     if (!goes_on) return;
-    Walk walk(work.leaves);
+    Walk walk(work.leaves, leaf_size);
     updates.take(seat, [&](std::size_t begin, std::size_t end) { update_parts(work, walk, begin, end); });
   };
   if (work.pool == Pool::openmp && openmp::can_run(threads)) {

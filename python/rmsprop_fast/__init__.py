@@ -11,6 +11,7 @@
 
 from rmsprop_fast import presets, reference
 from rmsprop_fast._core import (
+    Rows,
     State,
     __version__,
     get_kernel,
@@ -30,6 +31,7 @@ from rmsprop_fast.regression.model import LinearModel
 
 __all__ = [
     "LinearModel",
+    "Rows",
     "State",
     "__version__",
     "equations",

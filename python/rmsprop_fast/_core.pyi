@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypedDict, final
 
+import numpy as np
 from numpy.typing import NDArray
 
 # An array, or nested lists, tuples and dicts of them. Not spelled out: mypy infers dict[str, object] for a dict of
@@ -34,6 +35,8 @@ class State:
     clip_norm: float | None
     clip_global_norm: float | None
     skip_nonfinite: bool
+    @property
+    def lazy(self) -> str: ...
     steps: int
     skipped: int
     s: _ArrayTree
@@ -42,8 +45,19 @@ class State:
     momentum_buffer: _ArrayTree
     @property
     def grad_norm(self) -> float | None: ...
+    def catch_up(self) -> None: ...
+    @property
+    def _last(self) -> Any: ...
     def _map(self, function: Callable[[NDArray[Any], Any], Any]) -> Any: ...
     def _set_grad_norm(self, norm: float | None) -> None: ...
+
+@final
+class Rows:
+    def __init__(self, rows: NDArray[np.integer[Any]], values: NDArray[Any]) -> None: ...
+    @property
+    def rows(self) -> NDArray[Any]: ...
+    @property
+    def values(self) -> NDArray[Any]: ...
 
 @final
 class ParamGroups:
@@ -90,6 +104,7 @@ def init(
     clip_norm: float | None = None,
     clip_global_norm: float | None = None,
     skip_nonfinite: bool = False,
+    lazy: str = "rows",
 ) -> State: ...
 def step(params: _ArrayTree, grads: _ArrayTree, state: State) -> None: ...
 def misfit(part: str, tensor: Any, like: Any) -> str | None: ...

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmsprop_fast._core import State
+from rmsprop_fast._core import Rows, State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,15 +36,15 @@ def step(params: Any, grads: Any, state: State) -> None:
     params : array or tree of arrays
         Updated in place.
     grads : array or tree of arrays
-        The gradients, in the same tree and shapes; computed with in the compute type of their parameters. None: nothing
-        of this leaf changes.
+        The gradients, in the same tree and shapes, or sparse ones; computed with in the compute type of their
+        parameters. None: nothing of this leaf changes.
     state : State
         Its arrays are updated in place, its `steps` (or else `skipped`) grows by one.
     """
     means = state.variance if state.centered else state.s
-    trees = _leaves(means, params, grads, state.grad_avg, state.momentum_buffer, state.lr)
+    trees = _leaves(means, params, grads, state.grad_avg, state.momentum_buffer, state.lr, state._last)
     with np.errstate(all="ignore"):
-        leaves = [(s, p, _as_array(g, p), *others) for s, p, g, *others in trees if g is not None]
+        leaves = [(s, p, *_gradient(g, p, s.dtype), *others) for s, p, g, *others in trees if g is not None]
         multipliers, clipping_norms = _multipliers([g for _, _, g, *_ in leaves], state)
         if state.skip_nonfinite and not (
             np.isfinite(clipping_norms).all()
@@ -55,14 +55,62 @@ def step(params: Any, grads: Any, state: State) -> None:
         ):
             state.skipped += 1
             return
-        for multiplier, leaf in zip(multipliers, leaves, strict=True):
-            _update(state, multiplier, *leaf)
+        for multiplier, (s, p, g, touched, m, b, lr, last) in zip(multipliers, leaves, strict=True):
+            if last is not None:
+                _catch_up(state, s, last, touched)
+            if touched is not None and state.lazy == "dense":
+                zeros = np.zeros(p.shape, g.dtype)
+                zeros[touched] = g
+                g, touched = zeros, None
+            if touched is None:
+                _update(state, multiplier, s, p, g, m, b, lr)
+                continue
+            arrays = [s, p, m, b]
+            rows = [None if array is None else array[touched] for array in arrays]
+            _update(state, multiplier, rows[0], rows[1], g, *rows[2:], lr[touched] if np.ndim(lr) else lr)
+            for array, changed in zip(arrays, rows, strict=True):
+                if array is not None:
+                    array[touched] = changed
     state.steps += 1
 
 
-def _as_array(g: Any, params: NDArray[Any]) -> NDArray[Any]:
-    """Round a number, as the gradient of a 0-d parameter may be one, to the parameter's dtype."""
-    return g if isinstance(g, np.ndarray) else np.array(float(g), params.dtype)
+def _gradient(g: Any, params: NDArray[Any], real: Any) -> tuple[NDArray[Any], Any]:
+    """Return the gradient as an array, and where in the parameter it belongs if it is sparse, or else None.
+
+    A number, as that of a 0-d parameter may be, is rounded to the parameter's dtype. What a sparse gradient has more than
+    once is added up in the order in which it comes, in the compute type; rows then are in order.
+    """
+    if isinstance(g, np.ndarray):
+        return g, None
+    if isinstance(g, Rows):
+        rows, first, inverse = np.unique(g.rows, return_index=True, return_inverse=True)
+        values, touched = g.values, rows
+    elif hasattr(g, "format"):  # of scipy.sparse; elements are in the order of memory
+        g = g.tocoo() if g.format != "coo" else g
+        values, strides = g.data, np.array(params.strides) // params.itemsize
+        _, first, inverse = np.unique(
+            g.row.astype(np.int64) * strides[0] + g.col.astype(np.int64) * strides[1],
+            return_index=True,
+            return_inverse=True,
+        )
+        touched = g.row[first], g.col[first]
+    else:
+        return np.array(float(g), params.dtype), None
+    sums = np.zeros_like(values[: len(first)], dtype=real)
+    np.add.at(sums, inverse, values.astype(real))
+    return sums, touched
+
+
+def _catch_up(state: State, s: NDArray[Any], last: NDArray[np.int64], touched: Any) -> None:
+    """Let s of the rows that are touched, or of all, decay by the steps that they have missed, and count this one."""
+    rows = slice(-1) if touched is None else touched
+    factors = np.array([state.rho ** float(missed) for missed in last[-1] - last[rows]], s.dtype)
+    if touched is None and len(factors) == 1:
+        s[...] *= factors[0]
+    else:
+        s[rows if touched is not None else ...] *= factors.reshape(-1, *[1] * (s.ndim - 1))
+    last[rows] = last[-1] + 1
+    last[-1] += 1
 
 
 def _update(

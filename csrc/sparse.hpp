@@ -1,0 +1,25 @@
+// Sparse gradients as Python has them: rmsprop_fast.Rows, and the matrices of scipy.sparse.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "arrays.hpp"
+#include "rows.hpp"
+
+namespace rmsprop_fast {
+
+// Some rows of a gradient: rows (k,) are integers, and values (k, ...) theirs.
+struct Rows {
+  py::object rows, values;
+};
+
+bool is_sparse(py::handle object);
+
+// How the rows of a parameter lie: null if its first axis is not the outermost one in memory.
+std::optional<std::size_t> row_width(const Layout& layout);
+
+// Adds up the rows of a sparse gradient of a parameter with this layout, and returns how wide they are; or throws.
+std::size_t add_up(py::handle gradient, const Layout& layout, const Name& name, const KernelTable& kernels,
+                   RowSums& sums);
+
+}  // namespace rmsprop_fast

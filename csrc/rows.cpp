@@ -57,7 +57,7 @@ void decay(const Leaf& leaf, std::size_t row, std::size_t width, Scale scale, st
 
 void update_touched(const Leaf& leaf, const Factors& factors, Kernel update, Scale scale, std::size_t begin,
                     std::size_t end) {
-  constexpr std::size_t ahead = 8;  // rows
+  constexpr std::size_t ahead = 16;  // rows; of 8 to 32 the fastest in a table of 256 MB
   const Touched& touched = *leaf.touched;
   const std::size_t width = touched.width, last = (end + width - 1) / width;
   const auto row_at = [&](std::size_t i) { return touched.all ? i : static_cast<std::size_t>(touched.rows[i]); };
@@ -123,21 +123,19 @@ void RowSums::add_up(const void* values, Element element, std::size_t width, std
                      const KernelTable& kernels) {
   sort(highest);
   rows_.clear();
-  for (const Entry& entry : entries_)
+  index_.resize(entries_.size());
+  for (const Entry& entry : entries_) {
     if (rows_.empty() || rows_.back() != entry.row) rows_.push_back(entry.row);
-
-  const std::size_t bytes = width * size_of(computed_in);
-  sums_.resize((rows_.size() * bytes + sizeof(double) - 1) / sizeof(double));
-  const Add add = kernels.add[static_cast<int>(computed_in)];
-  char* const sums = reinterpret_cast<char*>(sums_.data());
-  std::size_t index = 0;
-  for (std::size_t i = 0; i < entries_.size(); ++i) {
-    const bool is_first = i == 0 || entries_[i].row != entries_[i - 1].row;
-    if (is_first && i > 0) ++index;
-    if (is_first) std::memset(sums + index * bytes, 0, bytes);
-    add(sums + index * bytes, static_cast<const char*>(values) + entries_[i].place * width * size_of(element), element,
-        width);
+    index_[entry.place] = rows_.size() - 1;
   }
+
+  // Values are read as they lie, which is fast; the sums are fewer.
+  const std::size_t bytes = width * size_of(computed_in);
+  sums_.assign((rows_.size() * bytes + sizeof(double) - 1) / sizeof(double), 0);
+  const Add add = kernels.add[static_cast<int>(computed_in)];
+  for (std::size_t i = 0; i < index_.size(); ++i)
+    add(reinterpret_cast<char*>(sums_.data()) + index_[i] * bytes,
+        static_cast<const char*>(values) + i * width * size_of(element), element, width);
 }
 
 void update_rows(const Leaf& leaf, const Factors& factors, Kernel update, Scale scale, std::size_t begin,

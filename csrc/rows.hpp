@@ -30,6 +30,7 @@ class RowSums {
   void sort(std::int64_t highest);
 
   std::vector<std::int64_t> given_, rows_;
+  std::vector<std::size_t> index_;  // of the sum that each of the given rows belongs to
   std::vector<Entry> entries_, other_;
   std::vector<double> sums_;  // memory for numbers of the compute type
 };

@@ -94,16 +94,18 @@ class Elements {
   }
 
   void read_pairs(std::int64_t* places, std::int64_t count) const {
+    const std::string row_name = name_ + ".row", column_name = name_ + ".col";
     const Integers rows = integers("row"), columns = integers("col");
     require_length(rows, "row", count);
     require_length(columns, "col", count);
     for (std::int64_t i = 0; i < count; ++i)
-      places[i] = place(require_in(rows, i, layout_.shape[0], name_ + ".row"),
-                        require_in(columns, i, layout_.shape[1], name_ + ".col"));
+      places[i] = place(require_in(rows, i, layout_.shape[0], row_name),
+                        require_in(columns, i, layout_.shape[1], column_name));
   }
 
   void read_compressed(std::int64_t* places, std::int64_t count, std::size_t axis) const {
     const Integers starts = integers("indptr"), indices = integers("indices");
+    const std::string indices_name = name_ + ".indices";
     require_length(starts, "indptr", layout_.shape[axis] + 1);
     require_length(indices, "indices", count);
     for (std::int64_t i = 0, end = 0; i <= layout_.shape[axis]; ++i) {
@@ -112,7 +114,7 @@ class Elements {
       if (end < begin || end > count || (i == 0 && end != 0) || (i == layout_.shape[axis] && end != count))
         refuse_number(name_ + ".indptr", i, i == layout_.shape[axis] ? count : begin, i == 0 ? 0 : count, end);
       for (std::int64_t k = begin; k < end; ++k) {
-        const std::int64_t index = require_in(indices, k, layout_.shape[1 - axis], name_ + ".indices");
+        const std::int64_t index = require_in(indices, k, layout_.shape[1 - axis], indices_name);
         if (k > begin && index <= indices[k - 1])
           throw py::value_error(name_ +
                                 ": expected sorted indices without duplicates (sum_duplicates() makes them so), got " +
@@ -166,7 +168,8 @@ std::size_t add_up(py::handle gradient, const Layout& layout, const Name& name, 
   strides[0] = static_cast<std::int64_t>(width.value_or(0));
   const Memory values = require_values(given.values, layout.element, shape, strides, name);
   std::int64_t* const places = sums.make_room(static_cast<std::size_t>(rows.count));
-  for (std::int64_t i = 0; i < rows.count; ++i) places[i] = require_in(rows, i, layout.shape[0], name() + ".rows");
+  const std::string rows_name = name() + ".rows";
+  for (std::int64_t i = 0; i < rows.count; ++i) places[i] = require_in(rows, i, layout.shape[0], rows_name);
   sums.add_up(values.data, values.element, width.value_or(0), layout.shape[0], computed_in, kernels);
   return width.value_or(0);
 }

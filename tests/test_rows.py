@@ -8,18 +8,23 @@ import ml_dtypes
 import numpy as np
 import pytest
 import scipy.sparse
-from bits import same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import rmsprop_fast as rf
+from bits import same_bits
 
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 LAZY = ("rows", "dense", "catch_up")
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "eps inside, decoupled, maximize": {"eps_inside_sqrt": True, "weight_decay": 0.1, "decoupled": True, "maximize": True},
+    "eps inside, decoupled, maximize": {
+        "eps_inside_sqrt": True,
+        "weight_decay": 0.1,
+        "decoupled": True,
+        "maximize": True,
+    },
     "momentum": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
     "centered": {"centered": True, "momentum": 0.5},
     "bias_correction": {"bias_correction": True},
@@ -83,3 +88,250 @@ def test_rows_are_stepped_as_by_the_reference(lazy: str, dtype: Any, options: di
             grads["table"] = random.standard_normal((50, 7)).astype(dtype)
         gradients.append(grads)
     assert_steps_are_those_of_the_reference(params, gradients, lazy=lazy, lr=0.1, rho=0.9, **options)
+
+
+@pytest.mark.parametrize("lazy", LAZY)
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_any_rows(lazy: str, data: st.DataObject) -> None:
+    """With 2 and 7 threads, which take pieces of few elements, and the kernels of every instruction set."""
+    shape = data.draw(st.sampled_from([(1,), (3, 1), (5, 200), (40, 33), (200, 3), (2, 3, 5), (4, 0), (0, 3)]))
+    dtype = data.draw(st.sampled_from(DTYPES))
+    names = [name for name, options in OPTIONS.items() if is_possible(lazy, options)]
+    options = OPTIONS[data.draw(st.sampled_from(names))]
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    params = {"w": random.standard_normal(shape).astype(dtype)}
+    counts = data.draw(st.lists(st.integers(0, 60 if shape[0] else 0), min_size=1, max_size=4))
+    gradients = [{"w": random_rows(random, shape, count, dtype)} for count in counts]
+    before = rf.get_kernel(), rf._core._share()
+    try:
+        rf.set_kernel(data.draw(st.sampled_from(rf.kernels())))
+        rf.set_num_threads(data.draw(st.sampled_from([1, 2, 7])))
+        rf._core._set_share(data.draw(st.sampled_from([1, 300, before[1]])))
+        assert_steps_are_those_of_the_reference(params, gradients, lazy=lazy, rho=0.8, **options)
+    finally:
+        rf.set_kernel(before[0])
+        rf.set_num_threads(None)
+        rf._core._set_share(before[1])
+
+
+@pytest.mark.parametrize("lazy", ["rows", "dense"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("form", ["csr", "csc", "coo"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_stored_elements_are_stepped_as_by_the_reference(lazy: str, order: Any, form: str, dtype: Any) -> None:
+    random = np.random.default_rng(0)
+    shape = 30, 20
+    params = {"w": np.asarray(random.standard_normal(shape), dtype, order=order), "b": np.ones(3, dtype)}
+    gradients = []
+    for _ in range(4):
+        rows, columns = random.integers(0, 30, 50), random.integers(0, 20, 50)  # COO: some twice
+        g = scipy.sparse.coo_array((random.standard_normal(50).astype(dtype), (rows, columns)), shape)
+        gradients.append({"w": g.asformat(form), "b": np.ones(3, dtype)})
+    for options in OPTIONS.values():
+        assert_steps_are_those_of_the_reference(copied(params), gradients, lazy=lazy, **options)
+
+
+def test_other_rows_stay_as_they_are() -> None:
+    random = np.random.default_rng(0)
+    p = random.standard_normal((10, 3))
+    before = p.copy()
+    state = rf.init(p, momentum=0.9, weight_decay=0.1)
+    rf.step(p, rf.Rows(np.array([7, 2, 7]), np.ones((3, 3))), state)
+    others = [0, 1, 3, 4, 5, 6, 8, 9]
+    np.testing.assert_array_equal(p[others], before[others])
+    assert not state.s[others].any()
+    assert (p[[2, 7]] != before[[2, 7]]).all()
+    np.testing.assert_allclose(state.s[[2, 7]], 0.001 * (np.array([[1], [2]]) + 0.1 * before[[2, 7]]) ** 2, rtol=1e-12)
+
+
+def test_dense_is_a_step_with_zeros() -> None:
+    random = np.random.default_rng(0)
+    p = random.standard_normal((20, 5)).astype(np.float32)
+    expected = p.copy()
+    options: dict[str, Any] = {"momentum": 0.9, "centered": True, "weight_decay": 0.1}
+    state, dense = rf.init(p, lazy="dense", **options), rf.init(expected, **options)
+    for _ in range(20):
+        rows = random.permutation(20)[:4]
+        values = random.standard_normal((4, 5)).astype(np.float32)
+        g = np.zeros_like(p)
+        g[rows] = values
+        rf.step(p, rf.Rows(rows, values), state)
+        rf.step(expected, g, dense)
+        assert same_bits(p, expected)
+        assert same_bits(state.variance, dense.variance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_catch_up_is_dense_but_for_rounding(dtype: Any) -> None:
+    """1,000 steps, in which rho changes, and some gradients are dense, or None."""
+    random = np.random.default_rng(0)
+    p = random.standard_normal((30, 4)).astype(dtype)
+    expected = p.copy()
+    state, dense = rf.init(p, lazy="catch_up", rho=0.99), rf.init(expected, lazy="dense", rho=0.99)
+    for t in range(1000):
+        grads: Any = random_rows(random, (30, 4), random.integers(0, 5), dtype)
+        if t % 100 == 50:
+            grads = random.standard_normal((30, 4)).astype(dtype)
+        if t % 100 == 60:
+            grads = None
+        for state_, params in ((state, p), (dense, expected)):
+            if t % 250 == 200:
+                state_.rho = 0.9 + t / 20_000
+            rf.step(params, grads, state_)
+    state.catch_up()
+    few = 200 * np.finfo(dtype).eps
+    np.testing.assert_allclose(state.s, dense.s, rtol=few)
+    np.testing.assert_allclose(p, expected, rtol=few, atol=few)
+
+
+def test_s_of_a_row_is_that_of_its_last_step_until_it_catches_up() -> None:
+    p = np.ones((2, 3))
+    state = rf.init(p, lazy="catch_up", rho=0.5)
+    both, one = rf.Rows(np.array([0, 1]), np.ones((2, 3))), rf.Rows(np.array([1]), np.ones((1, 3)))
+    rf.step(p, both, state)
+    rf.step(p, one, state)
+    rf.step(p, one, state)
+    assert state.s.tolist() == [[0.5] * 3, [0.875] * 3]
+    state.catch_up()
+    assert state.s.tolist() == [[0.125] * 3, [0.875] * 3]
+    state.catch_up()
+    assert state.s.tolist() == [[0.125] * 3, [0.875] * 3]
+    state.s = np.full((2, 3), 0.25)  # what is restored is up to date
+    rf.step(p, both, state)
+    assert state.s.tolist() == [[0.625] * 3, [0.625] * 3]
+
+
+def test_a_skipped_step_is_not_missed() -> None:
+    p = np.ones((2, 3))
+    state = rf.init(p, lazy="catch_up", rho=0.5, skip_nonfinite=True, initial_s=1.0)
+    rf.step(p, rf.Rows(np.array([0]), np.full((1, 3), np.inf)), state)
+    assert (state.steps, state.skipped) == (0, 1)
+    rf.step(p, rf.Rows(np.array([0]), np.zeros((1, 3))), state)
+    state.catch_up()
+    assert state.s.tolist() == [[0.5] * 3, [0.5] * 3]
+
+
+W = np.ones((4, 3), np.float32)
+VALUES = np.ones((2, 3), np.float32)
+
+
+def csr(indices: list[int], indptr: list[int]) -> Any:
+    matrix = scipy.sparse.csr_array(W)
+    matrix.indices, matrix.indptr = np.array(indices, np.int32), np.array(indptr, np.int32)
+    matrix.data = np.ones(len(indices), np.float32)
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("gradient", "message"),
+    [
+        (rf.Rows(np.array([0, 4]), VALUES), r"grads['w'].rows[1]: expected a number from 0 to 3, got 4"),
+        (rf.Rows(np.array([-1, 0]), VALUES), r"grads['w'].rows[0]: expected a number from 0 to 3, got -1"),
+        (rf.Rows(np.array([0.0, 1.0]), VALUES), "grads['w'].rows: expected int32 or int64, got float64 of shape (2,)"),
+        (rf.Rows(np.array([0, 1], np.uint64), VALUES), "grads['w'].rows: expected int32 or int64, got uint64"),
+        (rf.Rows(np.array([0, 1], ">i8"), VALUES), "grads['w'].rows: expected int32 or int64, got >i8 of shape (2,)"),
+        (rf.Rows(np.array([[0, 1]]), VALUES), "grads['w'].rows: expected one axis, got int64 of shape (1, 2)"),
+        (
+            rf.Rows(np.array([0, 1, 2]), VALUES),
+            "grads['w']: expected float32 or float16 or bfloat16 of shape (3, 3), got",
+        ),
+        (
+            rf.Rows(np.array([0, 1]), VALUES[:, :2]),
+            "grads['w']: expected float32 of shape (2, 3), got float32 of shape (2, 2)",
+        ),
+        (
+            rf.Rows(np.array([0, 1]), VALUES.astype(float)),
+            "grads['w']: expected float32 or float16 or bfloat16 of shape",
+        ),
+        (rf.Rows(np.array([0, 1]), np.asfortranarray(VALUES)), "grads['w']: expected strides (12, 4)"),
+        (scipy.sparse.csr_array((3, 4), dtype=np.float32), "grads['w']: expected shape (4, 3), got (3, 4)"),
+        (
+            scipy.sparse.csr_array((4, 3)),
+            "grads['w']: expected float32 or float16 or bfloat16 of shape (0,), got float64",
+        ),
+        (scipy.sparse.lil_array((4, 3), dtype=np.float32), "grads['w']: expected a sparse matrix in CSR, CSC or COO"),
+        (
+            csr([1, 0], [0, 2, 2, 2, 2]),
+            "grads['w']: expected sorted indices without duplicates (sum_duplicates() makes",
+        ),
+        (
+            csr([1, 1], [0, 2, 2, 2, 2]),
+            "grads['w']: expected sorted indices without duplicates (sum_duplicates() makes",
+        ),
+        (csr([0, 3], [0, 2, 2, 2, 2]), "grads['w'].indices[1]: expected a number from 0 to 2, got 3"),
+        (csr([0, 1], [0, 2, 1, 2, 2]), "grads['w'].indptr[2]: expected a number from 2 to 2, got 1"),
+        (csr([0, 1], [0, 1, 1, 1, 1]), "grads['w'].indptr[4]: expected a number from 2 to 2, got 1"),
+        (csr([0, 1], [1, 2, 2, 2, 2]), "grads['w'].indptr[0]: expected a number from 0 to 0, got 1"),
+        (csr([0, 1], [0, 2, 2]), "grads['w'].indptr: expected 5 numbers, got 3"),
+    ],
+)
+def test_what_is_refused(gradient: Any, message: str) -> None:
+    params = {"b": np.ones(2), "w": W.copy()}
+    state = rf.init(params)
+    with pytest.raises((TypeError, ValueError), match=r".") as caught:
+        rf.step(params, {"b": np.ones(2), "w": gradient}, state)
+    assert str(caught.value).startswith(message)
+    assert (params["b"] == 1).all()
+    assert (params["w"] == 1).all()
+    assert not state.s["b"].any()
+    assert state.steps == 0
+    rf.step(params, {"b": np.ones(2), "w": rf.Rows(np.array([1]), VALUES[:1])}, state)
+    assert (params["w"][[0, 2, 3]] == 1).all()
+
+
+def test_what_else_is_refused() -> None:
+    with pytest.raises(TypeError, match="Rows: expected an array as rows, got list"):
+        rf.Rows([0, 1], VALUES)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Rows: expected an array as values, got float"):
+        rf.Rows(np.array([0]), 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"grads: expected a number or an array without axes, got Rows"):
+        rf.step(np.array(1.0), rf.Rows(np.array([0]), np.ones(1)), rf.init(np.array(1.0)))
+    p = np.asfortranarray(np.ones((4, 3)))
+    with pytest.raises(
+        ValueError, match=r"grads: expected a parameter whose first axis is the outermost in memory, got"
+    ):
+        rf.step(p, rf.Rows(np.array([0]), np.ones((1, 3))), rf.init(p))
+    p = np.ones((4, 3))
+    with pytest.raises(TypeError, match=r"grads: expected Rows or a dense array with lazy='catch_up', got a sparse"):
+        rf.step(p, scipy.sparse.csr_array(p), rf.init(p, lazy="catch_up"))
+    with pytest.raises(
+        ValueError, match=r"grads: expected a dense array or Rows for a parameter of shape \(3,\), got a"
+    ):
+        rf.step(np.ones(3), scipy.sparse.coo_array(np.ones(3)), rf.init(np.ones(3)))
+    with pytest.raises(ValueError, match=r"lazy: expected 'rows', 'dense' or 'catch_up', got 'eager'"):
+        rf.init(p, lazy="eager")
+    with pytest.raises(AttributeError):
+        rf.init(p).lazy = "dense"  # type: ignore[misc]
+
+
+def test_rows_in_any_memory() -> None:
+    """Strided indices, values that lie in the parameter itself, and inner axes in an order of their own."""
+    random = np.random.default_rng(0)
+    p = random.standard_normal((6, 2, 3))
+    rows = np.array([5, 99, 0, 99, 5])[::2]
+    gradients = [{"w": rf.Rows(rows, random.standard_normal((3, 2, 3)))}]
+    assert_steps_are_those_of_the_reference({"w": p.copy()}, gradients)
+    twisted = np.ascontiguousarray(p.transpose(0, 2, 1)).transpose(0, 2, 1)
+    values = np.ascontiguousarray(random.standard_normal((3, 3, 2))).transpose(0, 2, 1)
+    assert_steps_are_those_of_the_reference({"w": twisted}, [{"w": rf.Rows(rows, values)}])
+    expected = p.copy()
+    state = rf.init(p)
+    rf.step(p, rf.Rows(np.array([1]), p[1:2]), state)
+    rf.reference.step(expected, rf.Rows(np.array([1]), expected[1:2].copy()), rf.init(expected))
+    assert same_bits(p, expected)
+
+
+def test_a_call_needs_memory_of_the_gradient_not_of_the_table() -> None:
+    import tracemalloc
+
+    p = np.zeros((1_000_000, 8), np.float32)
+    state = rf.init(p)
+    gradient = rf.Rows(np.arange(0, 1_000_000, 10_000), np.ones((100, 8), np.float32))
+    rf.step(p, gradient, state)
+    tracemalloc.start()
+    rf.step(p, gradient, state)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000
+    assert np.count_nonzero(p) == 800

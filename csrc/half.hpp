@@ -44,7 +44,8 @@ inline void store(Float16& to, float x) {
   magnitude = magnitude < infinite ? magnitude : infinite;  // NaN, too
   // In units of the last place, of which each power of two has 1024. All of this is exact but the choice.
   const int32_t power = (magnitude > least_normal ? magnitude : least_normal) & 0xff << 23;
-  const float units = float_of(magnitude) * float_of(((127 + 10 + 127) << 23) - power);
+  const uint32_t scale = ((127u + 10 + 127) << 23) - static_cast<uint32_t>(power);
+  const float units = float_of(magnitude) * __builtin_bit_cast(float, scale);
   const int32_t below = static_cast<int32_t>(units);
   const float rest = units - static_cast<float>(below);
   const float least_up = float_of(bits_of(0.5f) + 1 - (below & 1));  // an odd one leaves at a half

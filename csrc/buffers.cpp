@@ -67,10 +67,12 @@ inline bool has_element(py::handle array, Element element) {
          (descriptor->byteorder == '=' || descriptor->byteorder == native);
 }
 
+constexpr Element all_elements[] = {Element::float32, Element::float64, Element::float16, Element::bfloat16};
+
 // Nothing: none of ours.
 std::optional<Element> element_of(py::handle array) {
   find_bfloat16();
-  for (const Element element : {Element::float32, Element::float64, Element::float16, Element::bfloat16})
+  for (const Element element : all_elements)
     if (has_element(array, element)) return element;
   return std::nullopt;
 }
@@ -102,17 +104,27 @@ std::vector<std::int64_t> in_bytes(Numbers strides, Element element) {
   return bytes;
 }
 
-[[noreturn]] void refuse(Why why, py::handle array, const View& like, Element expected, const Name& name) {
+// The types that an array may have as that part of a leaf.
+std::string types_of(const View& like, std::size_t part) {
+  std::string types;
+  for (const Element element : all_elements)
+    if (takes(like, part, element)) types += std::string(types.empty() ? "" : " or ") + type_of(element).name;
+  return types;
+}
+
+// An array of type `element`, or else of one that is refused.
+[[noreturn]] void refuse(Why why, py::handle array, const View& like, std::size_t part, Element element,
+                         const Name& name) {
   const std::string words = name() + ": expected ";
   if (why == Why::read_only) throw py::value_error(words + "a writeable array, got a read-only one");
   if (why == Why::address)
-    throw py::value_error(words + "memory aligned to " + std::to_string(size_of(expected)) + " bytes, got address " +
+    throw py::value_error(words + "memory aligned to " + std::to_string(size_of(element)) + " bytes, got address " +
                           std::to_string(reinterpret_cast<std::uintptr_t>(array_of(array).data)));
   if (why == Why::order)
-    throw py::value_error(words + "strides " + tuple_text(in_bytes(like.strides, expected)) + " as in the state, got " +
+    throw py::value_error(words + "strides " + tuple_text(in_bytes(like.strides, element)) + " as in the state, got " +
                           text(array.attr("strides")));
-  const std::string message =
-      words + type_of(expected).name + " of shape " + tuple_text(like.shape) + ", got " + describe(array);
+  const std::string types = why == Why::element ? types_of(like, part) : type_of(element).name;
+  const std::string message = words + types + " of shape " + tuple_text(like.shape) + ", got " + describe(array);
   if (why == Why::shape) throw py::value_error(message);
   throw py::type_error(message);
 }
@@ -127,10 +139,9 @@ Memory require_fit(py::handle array, const View& like, std::size_t part, const N
   if (Py_TYPE(array.ptr()) != py::detail::npy_api::get().PyArray_Type_) require_array(array, name);
   const Element expected = part < first_kept ? like.element : compute_type(like.element);
   const auto element = has_element(array, expected) ? expected : element_of(array);
-  if (!element) refuse(Why::element, array, like, expected, name);
+  if (!element) refuse(Why::element, array, like, part, expected, name);
   const View view = view_of(array, *element);
-  if (const auto why = misfit(like, part, view))
-    refuse(*why, array, like, *why == Why::element ? expected : *element, name);
+  if (const auto why = misfit(like, part, view)) refuse(*why, array, like, part, *element, name);
   return {view.data, view.element};
 }
 

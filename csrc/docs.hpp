@@ -8,7 +8,7 @@ constexpr const char* State = R"(What RMSprop keeps between steps; made by `init
 Attributes
 ----------
 s : array or tree of arrays
-    The running mean of the squared gradient.
+    The running mean of the squared gradient. Once inf, it stays so: see `step`.
 variance, grad_avg, momentum_buffer : array, tree of arrays, or None
     What else is kept: the first two with ``centered``, the last with ``momentum``.
 lr, rho, eps, ...
@@ -29,7 +29,7 @@ containers are made anew at each access, and refuse to be changed; namedtuples a
 subclasses are not. ``copy.deepcopy(state.s)`` is a plain tree to keep.
 
 To restore one, assign it: its values are copied into the live arrays, all of them or none, and rounded to their dtype.
-They are real numbers of at least 0, or what else a step can lead to, inf and NaN.
+They are real numbers of at least 0, or what else a step can lead to, inf and NaN. `step` says when it is inf.
 
 With ``centered`` these are new, read-only arrays of ``variance + grad_avg**2``; restore those two instead.)";
 
@@ -81,7 +81,12 @@ Raises
 ------
 TypeError, ValueError
     When something is not as described, or two hyper-parameters contradict each other; the message names the leaf or
-    option, what was expected and what came.)";
+    option, what was expected and what came.
+
+Notes
+-----
+A gradient whose square overflows stops its parameter for good, unless ``skip_nonfinite`` or a ``clip_`` option prevents
+it: see `step`.)";
 
 constexpr const char* step = R"(step(params, grads, state)
 --
@@ -106,9 +111,10 @@ Parameters
 params : array or tree of arrays
     As given to `init`: same tree, and for each leaf the same shape, dtype and memory order. Updated in place.
 grads : array or tree of arrays
-    The gradients, with the same tree, shapes, dtypes and memory orders; those of float32 parameters may also be float16
-    or bfloat16. May be read-only and may share memory among themselves. That of a 0-d parameter may also be a number,
-    which is rounded to the parameter's dtype. None: the parameter and what is kept for it stay as they are in this step.
+    The gradients, with the same tree, shapes and memory orders: float64 for float64 parameters, and float32, float16 or
+    bfloat16 for all others. May be read-only and may share memory among themselves. That of a 0-d parameter may also be
+    a number, which is rounded to the parameter's dtype. None: the parameter and what is kept for it stay as they are in
+    this step.
 state : State
     Its arrays are updated in place, its `steps` grows by one (or its `skipped`, see ``skip_nonfinite``), whether or not there
     are gradients.
@@ -116,12 +122,19 @@ state : State
 Raises
 ------
 TypeError
-    A wrong container, something that is no NumPy array, a masked array, or another dtype or byte order.
+    A wrong container, something that is no NumPy array, a masked array, or a wrong dtype or byte order.
 ValueError
     A wrong shape, size of a container or memory order; params or state that are read-only, not aligned, or share memory
     with each other or the gradients.
 RuntimeError
     The state is in use by a step in another thread.
+
+Notes
+-----
+A gradient beyond 1.8e19 (float64: 1.3e154) has a square that overflows. It makes s infinite and the step size 0, and so
+the parameter stays where it is, in all steps to come as well, until finite numbers are assigned to `State.s` (with
+``centered``, to `State.variance` and `State.grad_avg`). With ``skip_nonfinite`` such a step is skipped;
+``clip_value=1e18``, say, or clipping by a norm keeps the square finite.
 
 References
 ----------

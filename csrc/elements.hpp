@@ -26,9 +26,7 @@ constexpr std::size_t size_of(Element element) { return type_of(element).size; }
 constexpr Element compute_type(Element element) { return type_of(element).computed_in; }
 constexpr bool is_half(Element element) { return size_of(element) == 2; }
 
-// Gradients have the type of their parameters, or are halves of float32 ones.
-constexpr bool takes_gradient(Element params, Element grads) {
-  return grads == params || (params == Element::float32 && is_half(grads));
-}
+// All types that are computed in the same one: halves of float32 parameters, and the other way round.
+constexpr bool takes_gradient(Element params, Element grads) { return compute_type(params) == compute_type(grads); }
 
 }  // namespace rmsprop_fast

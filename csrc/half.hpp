@@ -15,46 +15,43 @@ struct Bfloat16 {
   uint16_t bits;
 };
 
-inline uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
-inline float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+// Signed, as the order of unsigned integers takes more instructions before AVX-512.
+inline int32_t bits_of(float x) { return __builtin_bit_cast(int32_t, x); }
+inline float float_of(int32_t bits) { return __builtin_bit_cast(float, bits); }
 
-inline float load(Bfloat16 x) { return float_of(uint32_t{x.bits} << 16); }
+inline float load(Bfloat16 x) { return float_of(x.bits << 16); }
 inline float load(Float16 x) {
-  constexpr uint32_t rebias = (127 - 15) << 23;  // from the exponent of float16 to that of float32
-  const uint32_t magnitude = (x.bits & 0x7fffu) << 13;
-  const uint32_t normal = magnitude + rebias;
-  const uint32_t infinite_or_nan = normal + rebias;
-  const uint32_t subnormal = bits_of(float_of(normal + (1u << 23)) - float_of(rebias + (1u << 23)));
-  const uint32_t bits = magnitude < 0x400u << 13 ? subnormal : magnitude < 0x7c00u << 13 ? normal : infinite_or_nan;
-  return float_of((bits & 0x7fffffffu) | (x.bits & 0x8000u) << 16);  // the difference is -0 when rounding down
+  constexpr int32_t rebias = (127 - 15) << 23;  // from the exponent of float16 to that of float32
+  constexpr int32_t one = 1 << 23;              // in the exponent
+  const int32_t magnitude = x.bits << 13 & 0x7fff << 13;
+  const int32_t normal = magnitude + rebias;
+  // A subnormal number has no leading 1. One more in the exponent adds it, as 2**-14, which is subtracted again. A
+  // normal number becomes larger by that. So the smaller one is right.
+  const int32_t subnormal = bits_of(float_of(normal + one) - float_of(rebias + one));
+  const int32_t finite = normal < subnormal ? normal : subnormal;
+  const int32_t bits = finite + (magnitude >= 0x7c00 << 13 ? rebias : 0);
+  return float_of(bits ^ ((bits ^ x.bits << 16) & INT32_MIN));  // with the sign of x, as 0 may have become -0
 }
 
 // To the nearest, and of two the even one, whatever the rounding mode of the arithmetic is.
 inline void store(Bfloat16& to, float x) {
-  const uint32_t bits = bits_of(x);
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
   const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-  to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+  to.bits = static_cast<uint16_t>(x != x ? 0x7fc0u : rounded);
 }
 inline void store(Float16& to, float x) {
-  constexpr uint32_t rebias = (127 - 15) << 23;
-  constexpr uint32_t least_normal = (127 - 14) << 23;
-  constexpr uint32_t too_large = (127 + 16) << 23;
-  const uint32_t bits = bits_of(x);
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  const uint32_t rounded = (magnitude + 0xfffu + (magnitude >> 13 & 1u));
-  const uint32_t normal = (rounded - rebias) >> 13;
-  // The sum is a multiple of 2**-24, one of the two around x; what it lacks is exact, and says whether it is the
-  // nearer.
-  const float sum = float_of(magnitude) + 0.5f;
-  const float lacks = float_of(magnitude) - (sum - 0.5f);
-  const uint32_t floor_or_ceil = bits_of(sum) - bits_of(0.5f);
-  const float tie = floor_or_ceil & 1u ? 0x1p-25f : 0x1.000002p-25f;  // an odd one leaves at half a step
-  const uint32_t subnormal = floor_or_ceil + (lacks >= tie ? 1u : 0u) - (lacks <= -tie ? 1u : 0u);
-  const uint32_t half = magnitude > 0x7f800000u    ? 0x7e00u
-                        : rounded >= too_large     ? 0x7c00u
-                        : magnitude < least_normal ? subnormal
-                                                   : normal;
-  to.bits = static_cast<uint16_t>(half | (bits >> 16 & 0x8000u));
+  constexpr int32_t least_normal = (127 - 14) << 23, infinite = (127 + 16) << 23;  // 2**-14 and 2**16
+  int32_t magnitude = bits_of(x) & INT32_MAX;
+  magnitude = magnitude < infinite ? magnitude : infinite;  // NaN, too
+  // In units of the last place: from 1024 to 2047, but fewer below 2**-14. No operation here is rounded.
+  const int32_t power = (magnitude > least_normal ? magnitude : least_normal) & 0xff << 23;
+  const uint32_t scale = ((127u + 10 + 127) << 23) - static_cast<uint32_t>(power);
+  const float units = float_of(magnitude) * __builtin_bit_cast(float, scale);
+  const int32_t below = static_cast<int32_t>(units);
+  const float rest = units - static_cast<float>(below);
+  const float least_up = float_of(bits_of(0.5f) + 1 - (below & 1));  // of ties, those with an odd `below` go up
+  const int32_t half = ((power - least_normal) >> 13) + below + (rest >= least_up) + (x != x ? 0x200 : 0);
+  to.bits = static_cast<uint16_t>(half | (bits_of(x) >> 16 & 0x8000));
 }
 
 }  // namespace

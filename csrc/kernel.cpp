@@ -151,11 +151,12 @@ void update_leaf(const Leaf& leaf, const Factors& factors, std::size_t begin, st
   const Rounded<Real> rounded(*leaf.hyper, factors);
   const bool inside = !(with & variant::momentum) || leaf.hyper->lr_in_momentum;
   const bool at_once = is_computed_in<Real>(leaf.element) && is_computed_in<Real>(leaf.grad_element);
-  alignas(64) Real p_tile[tile_size], g_tile[tile_size];
-  for (std::size_t size; begin < end; begin += size) {
+  alignas(64) Real p_tiles[2][tile_size], g_tile[tile_size];
+  std::size_t waiting = 0;  // elements of the tile before, to be narrowed while this one is still divided
+  for (std::size_t size, turn = 0; begin < end || waiting > 0; begin += size, turn = 1 - turn) {
     size = at_once || end - begin < tile_size ? end - begin : tile_size;
     const auto at = [begin](auto* array) { return array ? array + begin : nullptr; };
-    Real* const p = numbers(leaf.p, leaf.element, begin, size, p_tile);
+    Real* const p = numbers(leaf.p, leaf.element, begin, size, p_tiles[turn]);
     const Real* const g = numbers(const_cast<void*>(leaf.g), leaf.grad_element, begin, size, g_tile);
     Real* const s = at(static_cast<Real*>(leaf.s));
     Real* const m = at(static_cast<Real*>(leaf.m));
@@ -168,9 +169,11 @@ void update_leaf(const Leaf& leaf, const Factors& factors, std::size_t begin, st
       update<with>(p, g, s, m, b, lr, inside ? lr : one, inside ? one : lr, rounded, size);
     }
     if constexpr (sizeof(Real) == sizeof(float)) {
-      if (leaf.element == Element::float16) narrow<Float16>(p, leaf.p, begin, size);
-      if (leaf.element == Element::bfloat16) narrow<Bfloat16>(p, leaf.p, begin, size);
+      const float* const before = p_tiles[1 - turn];
+      if (leaf.element == Element::float16) narrow<Float16>(before, leaf.p, begin - waiting, waiting);
+      if (leaf.element == Element::bfloat16) narrow<Bfloat16>(before, leaf.p, begin - waiting, waiting);
     }
+    waiting = is_computed_in<Real>(leaf.element) ? 0 : size;
   }
 }
 

@@ -23,8 +23,12 @@ TYPES: list[tuple[Any, Any]] = [  # of parameters and gradients
     (BFLOAT16, BFLOAT16),
     (np.float32, np.float16),
     (np.float32, BFLOAT16),
+    (np.float16, np.float32),
+    (BFLOAT16, np.float32),
+    (np.float16, BFLOAT16),
+    (BFLOAT16, np.float16),
 ]
-SIZES = [37, 70, 1, 100, 16, 53]
+SIZES = [37, 70, 1, 100, 16, 53, 33, 135, 18, 7]
 KERNELS_AND_THREADS = list(itertools.product(rf.kernels(), [1, 2, 7]))
 
 
@@ -298,6 +302,48 @@ def test_a_skipped_step_changes_nothing(dtype: Any, bad: Any, place: int) -> Non
     grads[0][place] = 1
     rf.step(params, grads, state)
     assert (state.steps, state.skipped) == (2, 1)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("step", [rf.step, rf.reference.step])
+@pytest.mark.parametrize(("dtype", "large"), [(np.float32, 2e19), (np.float64, 2e154)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "hyper",
+    [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"bias_correction": True}, {"centered": True}],
+    ids=repr,
+)
+def test_a_square_that_overflows_stops_its_parameter(
+    step: Any, dtype: Any, large: float, hyper: dict[str, Any]
+) -> None:
+    """Until the mean is assigned; but not if the step is skipped, or the gradient clipped."""
+    mean = "variance" if hyper.get("centered") else "s"
+    spike, ordinary = np.array([large, 1], dtype), np.ones(2, dtype)
+    p = np.ones(2, dtype)
+    state = rf.init(p, **hyper)
+    for g in (spike, ordinary, ordinary, ordinary):
+        step(p, g, state)
+        assert getattr(state, mean)[0] == np.inf
+        assert p[0] == 1
+        assert p[1] < 1
+    setattr(state, mean, np.ones(2))
+    if state.centered:
+        state.grad_avg = np.zeros(2)
+    step(p, ordinary, state)
+    assert p[0] < 1
+
+    remedies: list[dict[str, Any]] = [
+        {"skip_nonfinite": True},
+        {"clip_value": 1e18},
+        {"clip_norm": 1.0},
+        {"clip_global_norm": 1.0},
+    ]
+    for remedy in remedies:
+        p = np.ones(2, dtype)
+        state = rf.init(p, **hyper, **remedy)
+        for g in (spike, ordinary):
+            step(p, g, state)
+        assert np.isfinite(getattr(state, mean)).all()
+        assert p[0] < 1
 
 
 @pytest.mark.core

@@ -9,6 +9,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -71,6 +72,23 @@ def test_long_odd_lengths(dtype: Any, kernel: str, threads: int, size: int) -> N
     random = np.random.default_rng(2)
     grads = [random.standard_normal(size).astype(dtype) for _ in range(2)]
     check(hard_values(random, size, dtype), grads, abs(hard_values(random, size, dtype)), offset=3)
+
+
+BFLOAT16: Any = np.dtype(ml_dtypes.bfloat16)
+
+
+@each_kernel
+@each_thread_count
+@pytest.mark.parametrize("p_type", [np.float32, np.float16, BFLOAT16], ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize("g_type", [np.float32, np.float16, BFLOAT16], ids=lambda dtype: np.dtype(dtype).name)
+def test_parameters_and_gradients_of_different_types(p_type: Any, g_type: Any, kernel: str, threads: int) -> None:
+    """With one tile, several, and parts of one."""
+    use(kernel, threads)
+    random = np.random.default_rng(7)
+    for number, size in enumerate([1, 7, 31, 127, 128, 129, 256, 383, 641, 1000, 5003]):
+        params, s = hard_values(random, size, p_type), abs(hard_values(random, size, np.float32))
+        grads = [hard_values(random, size, g_type) for _ in range(2)]
+        check(params, grads, s, offset=number, lr=0.01, rho=0.9, eps=1e-8)
 
 
 @both_types

@@ -69,12 +69,17 @@ REFUSED: dict[str, tuple[Callable[[], Tensor], type[Exception], str]] = {
     "gradient of another dtype": (
         lambda: with_gradient(ones(3), ones(3, dtype=torch.float64)),
         TypeError,
-        ".grad: expected torch.float32 as its parameter, got torch.float64",
+        ".grad: expected torch.float32 or torch.float16 or torch.bfloat16, got torch.float64",
     ),
-    "float32 gradient of a half": (
-        lambda: with_gradient(ones(3, dtype=torch.float16), ones(3)),
+    "float64 gradient of a half": (
+        lambda: with_gradient(ones(3, dtype=torch.float16), ones(3, dtype=torch.float64)),
         TypeError,
-        ".grad: expected torch.float16 as its parameter, got torch.float32",
+        ".grad: expected torch.float32 or torch.float16 or torch.bfloat16, got torch.float64",
+    ),
+    "float32 gradient of float64": (
+        lambda: with_gradient(ones(3, dtype=torch.float64), ones(3)),
+        TypeError,
+        ".grad: expected torch.float64, got torch.float32",
     ),
     "complex gradient": (
         lambda: with_gradient(ones(3), ones(3, dtype=torch.complex64)),

@@ -36,7 +36,8 @@ def step(params: Any, grads: Any, state: State) -> None:
     params : array or tree of arrays
         Updated in place.
     grads : array or tree of arrays
-        The gradients, in the same tree and shapes. None: nothing of this leaf changes.
+        The gradients, in the same tree and shapes; computed with in the compute type of their parameters. None: nothing
+        of this leaf changes.
     state : State
         Its arrays are updated in place, its `steps` (or else `skipped`) grows by one.
     """

@@ -88,9 +88,10 @@ def fitting_gradient(grad: Tensor, param: Param) -> Tensor:
         given = given.redistribute(placements=param.tensor.placements)  # type: ignore[attr-defined]
     numbers = plain(given.resolve_conj().resolve_neg(), name)
     _require_shape(numbers, param.plain, name)
-    is_half_of_float32 = param.plain.dtype == torch.float32 and numbers.dtype in (torch.float16, torch.bfloat16)
-    if numbers.dtype != param.plain.dtype and not is_half_of_float32:
-        raise TypeError(f"{name}: expected {param.plain.dtype} as its parameter, got {numbers.dtype}")
+    computed_in = _COMPUTE_DTYPES[param.plain.dtype]
+    if _COMPUTE_DTYPES[numbers.dtype] != computed_in:
+        expected = " or ".join(str(dtype) for dtype, other in _COMPUTE_DTYPES.items() if other == computed_in)
+        raise TypeError(f"{name}: expected {expected}, got {numbers.dtype}")
     if _lies_like(numbers, param.plain):
         return numbers
     return torch.empty_like(param.plain, dtype=numbers.dtype).copy_(numbers)

@@ -48,6 +48,7 @@ void GroupOptions::read(const py::dict& group, const py::dict& neutral,
           throw py::value_error(full_name + ": expected a number or a tensor of one element, got " + quote(value));
         value = value.attr("item")();
       }
+      if (option.flag && PyLong_CheckExact(value.ptr())) value = py::bool_(value);  // torch takes 0 and 1, too
       refusals_[i].clear();
       try {
         rmsprop_fast::read(option, value, Element::float32, full_name, hyper_);

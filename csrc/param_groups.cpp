@@ -86,11 +86,12 @@ void ParamGroups::gather(const py::list& groups, const py::dict& state) {
                             ", as they concern the whole gradient");
 
     const py::object list = require(groups_[i].dict.ptr(), keys().params, i);
-    if (!PyList_Check(list.ptr())) throw py::type_error(group_name(i) + "['params']: expected a list");
-    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(list.ptr()); ++k) {
+    if (!PyList_Check(list.ptr()) && !PyTuple_Check(list.ptr()))
+      throw py::type_error(group_name(i) + "['params']: expected a list or a tuple, got " + quote(list));
+    for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(list.ptr()); ++k) {
       if (count == members_.size()) members_.emplace_back();
       Member& member = members_[count++];
-      member.given[params] = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list.ptr(), k));
+      member.given[params] = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(list.ptr(), k));
       if (member.param != member.given[params].ptr()) member.seen = {};
       member.param = member.given[params].ptr();
       member.group = i;

@@ -8,21 +8,23 @@ namespace rmsprop_fast {
 namespace {
 
 struct Torch {
-  py::type tensor_type = py::module_::import("torch").attr("Tensor");
+  py::type tensor_type;
   const dlpack::ExchangeApi* api;
-
-  Torch() {
-    const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
-    api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::capsule_name));
-    if (!api) throw py::error_already_set();
-    while (api && api->version.major != dlpack::major_version) api = api->previous;
-    if (!api) throw std::runtime_error("torch: expected version 1 of DLPack's exchange API, got none of it");
-  }
 };
 
+Torch find() {
+  const py::type tensor_type = py::module_::import("torch").attr("Tensor");
+  const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
+  const auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::capsule_name));
+  if (!api) throw py::error_already_set();
+  while (api && api->version.major != dlpack::major_version) api = api->previous;
+  if (!api) throw std::runtime_error("torch: expected version 1 of DLPack's exchange API, got none of it");
+  return {tensor_type, api};
+}
+
 const Torch& torch() {
-  static const Torch& found = *new Torch;  // for as long as the process lives
-  return found;
+  static const auto* const found = new Torch(find());  // for as long as the process lives
+  return *found;
 }
 
 std::optional<Element> element_of(dlpack::DataType type) {

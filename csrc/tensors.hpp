@@ -22,7 +22,8 @@ inline std::optional<Why> misfit(const View& params) {
 }
 inline std::optional<Why> misfit_of_count(const View& count) {
   if (is_half(count.element)) return Why::element;
-  return size_of(count) == 1 ? misfit(count) : Why::shape;
+  if (size_of(count) != 1) return Why::shape;
+  return is_aligned(count) ? std::nullopt : std::optional(Why::address);
 }
 
 // For Python, see docs.hpp.

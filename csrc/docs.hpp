@@ -142,7 +142,8 @@ constexpr const char* misfit = R"(misfit(part, tensor, like)
 Say why a tensor cannot be a part of a leaf with such a parameter, or None if it can.
 
 ``part`` is 'param', 'grad', 'kept' or 'step'. What does not fit is the 'memory' (none, or numbers of another kind), the
-'element' type, the 'shape', the 'order' of the axes (a parameter: gaps between its elements) or the 'address'.)";
+'element' type, the 'shape', the 'order' of the axes or the 'address'; in a parameter there may also be 'gaps', or
+elements that 'overlap'.)";
 
 constexpr const char* ParamGroups_require_legal = R"(require_legal(self, group)
 --

@@ -1,6 +1,10 @@
 #include "tensors.hpp"
 
+#include <algorithm>
+#include <cstring>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "dlpack.hpp"
 
@@ -60,9 +64,36 @@ std::optional<View> view_of(const py::object& tensor) {
   return at.data || size_of(view) == 0 ? std::optional(view) : std::nullopt;
 }
 
+std::optional<std::size_t> span_of(const View& view) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> axes;  // strides and lengths
+  for (std::size_t axis = 0; axis < view.shape.size(); ++axis)
+    if (view.shape[axis] != 1) axes.emplace_back(view.strides[axis], view.shape[axis]);
+  std::sort(axes.begin(), axes.end());
+  std::int64_t span = 1;
+  for (const auto& [stride, length] : axes) {
+    if (stride < span) return std::nullopt;
+    span += stride * (length - 1);
+  }
+  return static_cast<std::size_t>(span);
+}
+
+void copy(const View& from, const View& to) {
+  const auto copy_axis = [&](const auto& self, std::size_t axis, const char* source, char* target) -> void {
+    if (axis == from.shape.size()) {
+      std::memcpy(target, source, size_of(from.element));
+      return;
+    }
+    for (std::int64_t i = 0; i < from.shape[axis]; ++i)
+      self(self, axis + 1, source + i * from.strides[axis] * from.stride_unit,
+           target + i * to.strides[axis] * to.stride_unit);
+  };
+  copy_axis(copy_axis, 0, static_cast<const char*>(from.data), static_cast<char*>(to.data));
+}
+
 std::optional<std::string> misfit(const std::string& part, const py::object& tensor, const py::object& like) {
   const auto view = view_of(tensor), params = view_of(like);
   if (!view || !params) return "memory";
+  if (part == "param" && !is_dense(*view)) return span_of(*view) ? "gaps" : "overlap";
   const auto why = part == "param"  ? misfit(*view)
                    : part == "step" ? misfit_of_count(*view)
                                     : misfit(*params, part == "grad" ? grads : first_kept, *view);

@@ -102,12 +102,22 @@ each_input = pytest.mark.parametrize("options", INPUTS.values(), ids=INPUTS)
 class Line:
     """Its loss, (weight @ input + bias)**2, with a second optimizer's parameters next to it if need be."""
 
-    def __init__(self, options: Options, like: Line | None = None, *, dtype: Any = torch.float32, named: bool = False):
+    def __init__(
+        self,
+        options: Options,
+        like: Line | None = None,
+        *,
+        dtype: Any = torch.float32,
+        named: bool = False,
+        gaps: bool = False,
+    ) -> None:
         torch.manual_seed(0)
         self.input = torch.randn(5, dtype=dtype)
         starts = [torch.randn(10, 5, dtype=dtype), torch.randn(10, dtype=dtype)]
         if like is not None:
             starts = [param.detach().clone() for param in like.params]
+        if gaps:
+            starts = [torch.stack([start, start], dim=-1)[..., 0] for start in starts]
         self.params: list[Tensor] = [start.requires_grad_() for start in starts]
         given = list(zip(("weight", "bias"), self.params, strict=True)) if named else self.params
         self.optimizer: Any = RMSprop(given, **options)
@@ -129,9 +139,10 @@ class Line:
 
 
 @each_input
+@pytest.mark.parametrize("gaps", [False, True])
 @pytest.mark.parametrize("schedulers", [[], *INFO.scheduler_inputs], ids=lambda found: f"{len(found)} schedulers")
-def test_it_goes_in_the_right_direction(options: Options, schedulers: Any) -> None:
-    line = Line(options)
+def test_it_goes_in_the_right_direction(options: Options, schedulers: Any, gaps: bool) -> None:
+    line = Line(options, gaps=gaps)
     made = [make(line.optimizer) for make in schedulers]
     before = line.loss().item()
     for _ in range(20):

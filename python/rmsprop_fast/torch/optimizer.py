@@ -33,8 +33,8 @@ class RMSprop(torch.optim.Optimizer):
     Parameters
     ----------
     params : iterable of tensors, of (name, tensor) pairs, or of dicts
-        float32, float64, float16, bfloat16, complex64 or complex128, on the CPU, dense in any memory order; or DTensors
-        with such shards. For halves, computations and state are in float32. A dict is a group with options of its own.
+        float32, float64, float16, bfloat16, complex64 or complex128, on the CPU, in any memory order; or DTensors with
+        such shards. For halves, computations and state are in float32. A dict is a group with options of its own.
     lr : float or Tensor, default 1e-2
         Learning rate; a tensor has one element.
     alpha : float, default 0.99
@@ -91,6 +91,10 @@ class RMSprop(torch.optim.Optimizer):
     parameters are DTensors, the norm is that over all processes. Of optimizers with one parameter each, as for steps in
     hooks of the backward pass, each clips its own gradient alone. `torch.distributed.optim.ZeroRedundancyOptimizer`
     gives each process an optimizer of some of the parameters, which knows nothing of the others: clip before the step.
+
+    A parameter with gaps in its memory, such as ``weight[..., 0]``, is copied into dense memory, stepped there and
+    copied back: that takes longer, and what other threads or processes write meanwhile is lost. In its gaps there must
+    be nothing else that the step reads or writes, such as ``weight[..., 1]``.
 
     Options that `torch.optim.RMSprop` does not have are in ``param_groups``, and so in state dicts, only where they are
     given and are not the defaults. So `torch.distributed.checkpoint` loads what either of both has saved, but for two
@@ -295,7 +299,7 @@ class RMSprop(torch.optim.Optimizer):
         before.setdefault(param.tensor, given)  # the first one, should a parameter come twice
         self.state[param.tensor] = state
         kept = (plain(state[key], param.name) if key in state else None for key in KEPT)
-        return param.plain, gradient, *kept, state["step"]
+        return param.plain, gradient, *kept, state["step"], param.with_gaps
 
 
 _PARAMETERS = inspect.signature(RMSprop).parameters

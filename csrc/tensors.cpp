@@ -12,7 +12,7 @@ namespace rmsprop_fast {
 namespace {
 
 struct Torch {
-  py::type tensor_type;
+  PyTypeObject* tensor_type;
   const dlpack::ExchangeApi* api;
 };
 
@@ -23,7 +23,7 @@ Torch find() {
   if (!api) throw py::error_already_set();
   while (api && api->version.major != dlpack::major_version) api = api->previous;
   if (!api) throw std::runtime_error("torch: expected version 1 of DLPack's exchange API, got none of it");
-  return {tensor_type, api};
+  return {reinterpret_cast<PyTypeObject*>(py::type(tensor_type).release().ptr()), api};
 }
 
 const Torch& torch() {
@@ -43,11 +43,11 @@ std::optional<Element> element_of(dlpack::DataType type) {
 
 }  // namespace
 
-bool is_tensor(const py::object& object) { return is_a(object, torch().tensor_type); }
+bool is_tensor(const py::object& object) { return object && PyObject_TypeCheck(object.ptr(), torch().tensor_type); }
 
 std::optional<View> view_of(const py::object& tensor) {
   const Torch& known = torch();
-  if (!is_a(tensor, known.tensor_type)) return std::nullopt;
+  if (!tensor || !PyObject_TypeCheck(tensor.ptr(), known.tensor_type)) return std::nullopt;
   dlpack::Tensor at{};
   if (known.api->tensor_from_object(tensor.ptr(), &at) != 0) {
     PyErr_Clear();

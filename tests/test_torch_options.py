@@ -184,7 +184,19 @@ def test_what_concerns_the_whole_gradient_is_the_same_in_all_groups(option: Opti
     assert everything(optimizer, *params) == before
 
 
-def test_an_option_that_got_lost_is_missed() -> None:
+def test_options_of_ours_may_come_and_go() -> None:
+    """A group without one is as one with its default, also right after it had another value."""
+    optimizer = RMSprop([parameter(3)], momentum=0.9)
+    oracle = Oracle(optimizer)
+    group = optimizer.param_groups[0]
+    for nesterov in (None, True, None, None, False, True, None):
+        group.pop("nesterov", None)
+        if nesterov is not None:
+            group["nesterov"] = nesterov
+        oracle.check_step()
+
+
+def test_an_option_of_torch_that_got_lost_is_missed() -> None:
     optimizer = RMSprop([parameter(3)])
     del optimizer.param_groups[0]["alpha"]
     with pytest.raises(ValueError, match=r"^param_groups\[0\]\['alpha'\]: expected a value, got a group without it"):

@@ -143,12 +143,20 @@ T. Tieleman and G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks fo
 constexpr const char* ParamGroups =
     R"(The parameter groups of a torch optimizer, as the kernel sees them; made by `param_groups`.)";
 
-constexpr const char* param_groups = R"(param_groups(tensor_type, increment_version)
+constexpr const char* param_groups = R"(param_groups(neutral, increment_version)
 --
 
-Make a ParamGroups for tensors of that type, torch.Tensor, and its subclasses.
+Make a ParamGroups. ``neutral`` has the options that a group may lack; ``increment_version(tensors)``, a builtin
+function, tells autograd that they are changed.)";
 
-``increment_version(tensors)``, a builtin function, tells autograd that they are changed.)";
+constexpr const char* misfit = R"(misfit(part, tensor, like)
+--
+
+Say why a tensor cannot be a part of a leaf with such a parameter, or None if it can.
+
+``part`` is 'param', 'grad', 'kept' or 'step'. What does not fit is the 'memory' (none, or numbers of another kind), the
+'element' type, the 'shape', the 'order' of the axes or the 'address'; in a parameter there may also be 'gaps', or
+elements that 'overlap'.)";
 
 constexpr const char* ParamGroups_require_legal = R"(require_legal(self, group)
 --

@@ -9,14 +9,15 @@
 
 #include "hyper.hpp"
 #include "options.hpp"
+#include "tensors.hpp"
 
 namespace rmsprop_fast {
 
 class GroupOptions {
  public:
-  // Reads what has changed since the last time; `name` makes what messages call an option. Values may be tensors of
-  // that type of one element.
-  void read(const py::dict& group, const py::type& tensor_type, const std::function<std::string(const char*)>& name);
+  // Reads what has changed since the last time, and from `neutral` what the group lacks; `name` makes what messages
+  // call an option. Values may be tensors of one element.
+  void read(const py::dict& group, const py::dict& neutral, const std::function<std::string(const char*)>& name);
 
   // Lets go of what may change without being another object.
   void release();
@@ -29,6 +30,7 @@ class GroupOptions {
  private:
   Hyper hyper_;
   std::vector<py::object> values_;     // which the rest was read from; null: to be read again
+  std::vector<bool> lacks_;            // the group lacked it
   std::vector<std::string> refusals_;  // of each value, if only float64 can compute with it
   std::string refusal_;                // the first of them
 };

@@ -232,10 +232,12 @@ PYBIND11_MODULE(_core, m) {
 
   m.def(
       "param_groups",
-      [](const py::type& tensor_type, const py::function& increment_version) {
-        return std::make_unique<ParamGroups>(tensor_type, increment_version);
+      [](const py::dict& neutral, const py::function& increment_version) {
+        return std::make_unique<ParamGroups>(neutral, increment_version);
       },
-      docs::param_groups, arg("tensor_type"), arg("increment_version"));
+      docs::param_groups, arg("neutral"), arg("increment_version"));
+  m.def("misfit", py::overload_cast<const std::string&, const py::object&, const py::object&>(&misfit), docs::misfit,
+        arg("part"), arg("tensor"), arg("like"));
 
   // Or an object's __class__ could become another one, and find no C++ part of its own.
   for (const py::handle type : {py::handle(state), py::handle(param_groups)})

@@ -41,38 +41,20 @@ py::object result(PyObject* object) {
   return py::reinterpret_steal<py::object>(object);
 }
 
-std::optional<Element> element_of(dlpack::DataType type) {
-  if (type.lanes != 1) return std::nullopt;
-  if (type.code == dlpack::code_bfloat && type.bits == 16) return Element::bfloat16;
-  if (type.code != dlpack::code_float) return std::nullopt;
-  if (type.bits == 64) return Element::float64;
-  if (type.bits == 32) return Element::float32;
-  if (type.bits == 16) return Element::float16;
-  return std::nullopt;
-}
-
 // Null if there is none: None, say.
 py::object as_tensor(py::object object) { return object.is_none() ? py::object() : std::move(object); }
 
 }  // namespace
 
-ParamGroups::ParamGroups(const py::type& tensor_type, const py::function& increment_version)
-    : tensor_type_(tensor_type), increment_version_(increment_version) {
-  const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
-  api_ = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::capsule_name));
-  if (!api_) throw py::error_already_set();
-  while (api_ && api_->version.major != dlpack::major_version) api_ = api_->previous;
-  if (!api_) throw std::runtime_error("torch: expected version 1 of DLPack's exchange API, got none of it");
-}
-
 void ParamGroups::require_legal_group(const py::dict& group) const {
-  GroupOptions().read(group, tensor_type_, [](const char* name) { return std::string(name); });
+  GroupOptions().read(group, neutral_, [](const char* name) { return std::string(name); });
 }
 
 void ParamGroups::Release::operator()(ParamGroups* groups) const {
   for (Member& member : groups->members_) {
     member.given = {};
     member.taken = {};
+    member.with_gaps = {};
     member.is_fitted = false;
   }
   for (Group& group : groups->groups_) {
@@ -80,6 +62,7 @@ void ParamGroups::Release::operator()(ParamGroups* groups) const {
     group.options.release();
   }
   groups->written_ = {};
+  groups->copied_.clear();
 }
 
 std::string ParamGroups::name(const Member& member) const {
@@ -97,7 +80,7 @@ void ParamGroups::gather(const py::list& groups, const py::dict& state) {
   for (std::size_t i = 0; i < groups_.size(); ++i) {
     groups_[i].dict = groups[i];
     if (!PyDict_Check(groups_[i].dict.ptr())) throw py::type_error(group_name(i) + ": expected a dict");
-    groups_[i].options.read(groups_[i].dict, tensor_type_,
+    groups_[i].options.read(groups_[i].dict, neutral_,
                             [&](const char* name) { return group_name(i).append("['").append(name).append("']"); });
     const Hyper &hyper = groups_[i].options.hyper(), &first = groups_[0].options.hyper();
     if (hyper.clip_global_norm != first.clip_global_norm || hyper.skip_nonfinite != first.skip_nonfinite)
@@ -105,11 +88,12 @@ void ParamGroups::gather(const py::list& groups, const py::dict& state) {
                             ", as they concern the whole gradient");
 
     const py::object list = require(groups_[i].dict.ptr(), keys().params, i);
-    if (!PyList_Check(list.ptr())) throw py::type_error(group_name(i) + "['params']: expected a list");
-    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(list.ptr()); ++k) {
+    if (!PyList_Check(list.ptr()) && !PyTuple_Check(list.ptr()))
+      throw py::type_error(group_name(i) + "['params']: expected a list or a tuple, got " + quote(list));
+    for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(list.ptr()); ++k) {
       if (count == members_.size()) members_.emplace_back();
       Member& member = members_[count++];
-      member.given[params] = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list.ptr(), k));
+      member.given[params] = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(list.ptr(), k));
       if (member.param != member.given[params].ptr()) member.seen = {};
       member.param = member.given[params].ptr();
       member.group = i;
@@ -124,7 +108,7 @@ void ParamGroups::gather(const py::list& groups, const py::dict& state) {
 // `position` is where the state goes on: it has the order of the parameters, as a rule, and then nothing is hashed.
 void ParamGroups::gather(Member& member, const Hyper& hyper, const py::dict& state, Py_ssize_t& position) const {
   PyObject* const param = member.given[params].ptr();
-  if (!is_a(member.given[params], tensor_type_))
+  if (!is_tensor(member.given[params]))
     throw py::type_error(name(member) + ": expected a torch.Tensor, got " + Py_TYPE(param)->tp_name);
 
   PyObject *key = nullptr, *value = nullptr;
@@ -147,32 +131,13 @@ void ParamGroups::gather(Member& member, const Hyper& hyper, const py::dict& sta
     if (kept_arrays[i].is_used(hyper)) member.given[first_kept + i] = find(kept.ptr(), keys().kept[i]);
 }
 
-// Valid until Python runs.
-std::optional<View> ParamGroups::view_of(const py::object& tensor) const {
-  if (!is_a(tensor, tensor_type_)) return std::nullopt;
-  dlpack::Tensor at{};
-  if (api_->tensor_from_object(tensor.ptr(), &at) != 0) {
-    PyErr_Clear();
-    return std::nullopt;
-  }
-  const auto element = element_of(at.dtype);
-  if (!element || at.device.type != dlpack::cpu || (at.ndim > 0 && !at.strides)) return std::nullopt;
-  const auto axes = static_cast<std::size_t>(at.ndim);
-  const View view{.data = at.data ? static_cast<char*>(at.data) + at.byte_offset : nullptr,
-                  .element = *element,
-                  .shape = {at.shape, axes},
-                  .strides = {at.strides, axes},
-                  .stride_unit = static_cast<std::int64_t>(size_of(*element))};
-  return at.data || size_of(view) == 0 ? std::optional(view) : std::nullopt;
-}
-
 // Appends to leaves, or returns false if something does not fit, or was not seen by Python. Runs no Python code.
 bool ParamGroups::append(Member& member) {
   const GroupOptions& options = groups_[member.group].options;
   const Hyper& hyper = options.hyper();
   const auto& tensors = member.is_fitted ? member.taken : member.given;
   const auto like = view_of(tensors[params]);
-  if (!like || !is_dense(*like) || misfit(*like, params, *like)) return false;
+  if (!like || misfit(*like)) return false;
   const auto gradient = view_of(tensors[grads]);
   if (!gradient || misfit(*like, grads, *gradient) || (member.is_negated && !member.is_fitted)) return false;
   Leaf leaf{.p = like->data,
@@ -193,8 +158,7 @@ bool ParamGroups::append(Member& member) {
   }
 
   const auto count = view_of(tensors[step_count]);
-  if (!count || size_of(*count) != 1 || is_half(count->element)) return false;
-  if (reinterpret_cast<std::uintptr_t>(count->data) % size_of(count->element) != 0) return false;
+  if (!count || misfit_of_count(*count)) return false;
   now[step_count] = count->data;
   leaf.steps =
       count->element == Element::float64 ? *static_cast<double*>(count->data) : *static_cast<float*>(count->data);
@@ -202,6 +166,11 @@ bool ParamGroups::append(Member& member) {
 
   if (!member.is_fitted && now != member.seen) return false;
   if (leaf.element != Element::float64 && !options.refusal().empty()) throw py::value_error(options.refusal());
+  if (member.with_gaps) {
+    const auto view = view_of(member.with_gaps);
+    if (!view || view->element != like->element || !has_shape(*view, like->shape) || !span_of(*view)) return false;
+    copied_.push_back({leaves_.size(), *view, *like});
+  }
   member.seen = now;
   counts_.push_back({count->data, count->element});
   leaves_.push_back(leaf);
@@ -217,6 +186,7 @@ void ParamGroups::ask_python(const std::vector<std::size_t>& misfits, const py::
     Member& member = members_[i];
     const py::tuple fitting = fit(member.group, member.index, member.given[grads]);
     for (std::size_t slot = 0; slot < slots; ++slot) member.taken[slot] = as_tensor(fitting[slot]);
+    member.with_gaps = as_tensor(fitting[slots]);
     member.is_fitted = true;
     is_replaced |= !member.taken[params].is(member.given[params]);
   }
@@ -233,7 +203,7 @@ ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& stat
   py::list written;
   for (const std::size_t i : active_)
     for (std::size_t slot = 0; slot < slots; ++slot)
-      if (const py::object& tensor = members_[i].given[slot]; slot != grads && is_a(tensor, tensor_type_))
+      if (const py::object& tensor = members_[i].given[slot]; slot != grads && is_tensor(tensor))
         written.append(tensor);
   written_ = std::move(written);
   norm_.reset();
@@ -244,6 +214,7 @@ ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& stat
   const auto append_all = [&] {
     leaves_.clear();
     counts_.clear();
+    copied_.clear();
     elements_ = 0;
     misfits.clear();
     for (const std::size_t i : active_)
@@ -274,12 +245,20 @@ void ParamGroups::require_no_overlap() const {
   const Hyper none;
   for (const Count& count : counts_)
     all.push_back({.p = count.address, .size = 1, .element = count.element, .hyper = &none});
+  all.resize(3 * leaves_.size(), {.hyper = &none});
+  for (const Copied& one : copied_) {
+    Leaf& memory = all[2 * leaves_.size() + one.leaf];
+    memory.p = one.with_gaps.data;
+    memory.element = one.with_gaps.element;
+    memory.size = size_of(one.with_gaps) ? *span_of(one.with_gaps) : 0;
+  }
   const auto overlap = find_overlap(all);
   if (!overlap) return;
   const auto describe = [&](const Place& place) {
     const std::string param = name(members_[active_[place.leaf % leaves_.size()]]);
     if (place.part == grads) return param + ".grad";
-    return place.leaf < leaves_.size() && place.part == params ? param : "the state of " + param;
+    const std::size_t kind = place.leaf / leaves_.size();  // leaf, count, parameter with gaps
+    return kind == 2 || (kind == 0 && place.part == params) ? param : "the state of " + param;
   };
   throw py::value_error(describe(overlap->first) + ": overlaps the memory of " + describe(overlap->second) +
                         ", expected tensors apart from each other");
@@ -302,10 +281,13 @@ void ParamGroups::count_step() {
 
 // Before the arrays, if it is certain that they will change: tensors were looked at just now, and are in cache.
 void ParamGroups::begin_step() {
+  for (const Copied& one : copied_) copy(one.with_gaps, one.dense);
   if (!may_skip()) count_step();
 }
 
 void ParamGroups::end_step(const Outcome& outcome) {
+  if (outcome.is_taken)
+    for (const Copied& one : copied_) copy(one.dense, one.with_gaps);
   if (!outcome.is_taken)
     ++skipped;
   else if (may_skip())

@@ -12,20 +12,21 @@
 #include <string>
 #include <vector>
 
-#include "dlpack.hpp"
 #include "fit.hpp"
 #include "gradient.hpp"
 #include "group_options.hpp"
 #include "in_use.hpp"
 #include "step.hpp"
+#include "tensors.hpp"
 
 namespace rmsprop_fast {
 
 class ParamGroups {
  public:
-  // Of tensors of this type and its subclasses, which has `__dlpack_c_exchange_api__`; increment_version(list of
-  // tensors) tells autograd that they change.
-  ParamGroups(const py::type& tensor_type, const py::function& increment_version);
+  // `neutral` has the options that a group may lack; increment_version(list of tensors) tells autograd that they
+  // change.
+  ParamGroups(const py::dict& neutral, const py::function& increment_version)
+      : neutral_(neutral), increment_version_(increment_version) {}
 
   // Throws if the hyper-parameters of a group are not legal.
   void require_legal_group(const py::dict& group) const;
@@ -41,7 +42,8 @@ class ParamGroups {
   //
   // Tensors that are new or do not fit are shown to Python: fit(group, index, gradient) returns tensors to be taken
   // instead, the parameter, its gradient, for each kept array of the table one or None, and its step count; or raises
-  // what is wrong.
+  // what is wrong. Then comes None, or where the numbers of a parameter with gaps lie: a step copies them into the
+  // parameter that is taken instead, and back.
   // If that replaced a parameter and the norm of the whole gradient is needed, norm() returns it, or None if it is
   // here.
   [[nodiscard]] Held bind(const py::list& groups, const py::dict& state, const py::function& fit,
@@ -74,24 +76,23 @@ class ParamGroups {
     std::array<py::object, slots> given;  // in the groups and the state; null: not there, or not needed
     std::array<py::object, slots> taken;  // in their place, if Python was asked
     bool is_fitted = false;               // was it?
-    PyObject* param = nullptr;            // only to be compared with
-    std::array<void*, slots> seen = {};   // where what Python has seen lies, but for the gradient
+    py::object with_gaps;
+    PyObject* param = nullptr;           // only to be compared with
+    std::array<void*, slots> seen = {};  // where what Python has seen lies, but for the gradient
     bool is_negated = false;  // the gradient has PyTorch's lazy minus sign, of which its memory knows nothing
   };
 
   std::string name(const Member& member) const;
   void gather(const py::list& groups, const py::dict& state);
   void gather(Member& member, const Hyper& hyper, const py::dict& state, Py_ssize_t& position) const;
-  std::optional<View> view_of(const py::object& tensor) const;
   bool append(Member& member);
   void ask_python(const std::vector<std::size_t>& misfits, const py::function& fit, const py::function& norm);
   void require_no_overlap() const;
   bool may_skip() const { return !groups_.empty() && groups_[0].options.hyper().skip_nonfinite; }
   void count_step();
 
-  py::type tensor_type_;
+  py::dict neutral_;
   py::function increment_version_;  // a builtin
-  const dlpack::ExchangeApi* api_;
   std::vector<Group> groups_;
   std::vector<Member> members_;
 
@@ -103,6 +104,11 @@ class ParamGroups {
     Element element;
   };
   std::vector<Count> counts_;
+  struct Copied {
+    std::size_t leaf;
+    View with_gaps, dense;
+  };
+  std::vector<Copied> copied_;
 
   py::object written_;  // a list of tensors, as they are in the groups and the state
   std::size_t elements_ = 0;

@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
@@ -119,15 +120,25 @@ def joined(*parts: Trained) -> Trained:
     return Trained(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-def save(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
-    model, state = get_state_dict(module, optimizer)
+def save(module: nn.Module, optimizer: Optimizer, folder: Path, *, flat: bool = False) -> None:
+    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+    model, state = get_state_dict(module, optimizer, options=options)
     state_dict_saver.save({"model": model, "optimizer": state}, checkpoint_id=folder)
 
 
-def load(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
-    model, state = get_state_dict(module, optimizer)
-    state_dict_loader.load({"model": model, "optimizer": state}, checkpoint_id=folder)
-    set_state_dict(module, optimizer, model_state_dict=model, optim_state_dict=state)
+def load(module: nn.Module, optimizer: Optimizer, folder: Path, *, flat: bool = False, partly: bool = False) -> None:
+    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+    model, state = get_state_dict(module, optimizer, options=options)
+    planner = DefaultLoadPlanner(allow_partial_load=partly)
+    state_dict_loader.load({"model": model, "optimizer": state}, checkpoint_id=folder, planner=planner)
+    set_state_dict(module, optimizer, model_state_dict=model, optim_state_dict=state, options=options)
+
+
+def load_of_torch(module: nn.Module, optimizer: Optimizer, folder: Path, case: Case, *, flat: bool = False) -> None:
+    """Load what torch.optim.RMSprop has left, which has neither a variance nor options of ours."""
+    load(module, optimizer, folder, flat=flat, partly="centered" in case.options)
+    for group in optimizer.param_groups:
+        group |= {key: value for key, value in case.options.items() if key not in group}
 
 
 def mesh_of_all() -> DeviceMesh:
@@ -191,8 +202,12 @@ def fsdp_saved(case: Case, folder: Path) -> Scenarios:
 
 
 def fsdp_resumed(case: Case, folder: Path, writer: str) -> Scenarios:
-    module, optimizer = sharded(case, seed=1)
-    load(module, optimizer, folder)
+    if writer == "torch":
+        module, optimizer = sharded(without_norm(case), seed=1)
+        load_of_torch(module, optimizer, folder, case)
+    else:
+        module, optimizer = sharded(case, seed=1)
+        load(module, optimizer, folder)
     yield f"fsdp-from-{writer}", train(module, optimizer, range(HALF, STEPS))
 
 
@@ -313,6 +328,7 @@ def first(folder: Path) -> Scenarios:
             zero_resumed(case, folder / f"torch-{name}.pt", "torch"),
             fsdp_saved(case, folder / f"fsdp-{name}"),
             fsdp_resumed(case, folder / f"one-{name}", "one"),
+            fsdp_resumed(case, folder / f"torch-dcp-{name}", "torch"),
         ):
             for scenario, result in scenarios:
                 yield f"{scenario}-{name}", result

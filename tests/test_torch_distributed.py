@@ -17,6 +17,8 @@ torch = pytest.importorskip("torch")
 if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
     pytest.skip("this build of torch has no torch.distributed with gloo", allow_module_level=True)
 
+from torch.distributed.checkpoint.api import CheckpointException  # noqa: E402
+
 import distributed_worker as worker  # noqa: E402
 from rmsprop_fast.torch import RMSprop  # noqa: E402
 
@@ -69,6 +71,7 @@ def leave_checkpoints(folder: Path) -> None:
         optimizer = optimizer_of(TORCH, module, case)
         worker.train(module, optimizer, range(worker.HALF), clip_of(TORCH, case))
         torch.save((module.state_dict(), optimizer.state_dict()), folder / f"torch-{name}.pt")
+        worker.save(module, optimizer, folder / f"torch-dcp-{name}")
         module = worker.build(case)
         optimizer = optimizer_of(OURS, module, case)
         worker.train(module, optimizer, range(worker.HALF))
@@ -184,9 +187,11 @@ def test_the_norm_is_clipped_in_some_steps_only() -> None:
 
 
 @each_case
-@pytest.mark.parametrize(("writer", "launch"), [("one", "first-2"), ("two", "second-2"), ("two", "second-3")])
+@pytest.mark.parametrize(
+    ("writer", "launch"), [("one", "first-2"), ("torch", "first-2"), ("two", "second-2"), ("two", "second-3")]
+)
 def test_fsdp_goes_on(folder: Path, name: str, writer: str, launch: str) -> None:
-    """From the checkpoint of one process, into two; from that of two, into two and three."""
+    """From the checkpoint of one process, also with torch.optim.RMSprop, into two; from that of two, into 2 and 3."""
     require_same_way(name, trained(folder, launch, f"fsdp-from-{writer}-{name}").positions)
 
 
@@ -199,6 +204,31 @@ def test_one_process_goes_on_from_fsdp(folder: Path, name: str, kind: Any) -> No
     optimizer = optimizer_of(kind, module, case)
     worker.load(module, optimizer, folder / f"fsdp-{name}")
     after = worker.train(module, optimizer, range(worker.HALF, worker.STEPS), clip_of(kind, case))
+    require_same_way(name, after.positions)
+
+
+@each_case
+@pytest.mark.parametrize("flat", [False, True], ids=["plain", "flat"])
+@pytest.mark.parametrize("kinds", [(TORCH, OURS), (OURS, TORCH), (OURS, OURS)], ids=["to ours", "to torch", "ours"])
+def test_distributed_checkpoints_without_processes(tmp_path: Path, kinds: Any, flat: bool, name: str) -> None:
+    case = worker.CASES[name]
+    writer, reader = kinds
+    module = worker.build(case)
+    optimizer = optimizer_of(writer, module, case)
+    worker.train(module, optimizer, range(worker.HALF), clip_of(writer, case))
+    worker.save(module, optimizer, tmp_path, flat=flat)
+    module = worker.build(case, seed=1)
+    if kinds == (TORCH, OURS):
+        optimizer = optimizer_of(OURS, module, worker.without_norm(case))
+        if flat and "centered" in case.options:
+            with pytest.raises(CheckpointException, match=r"Missing key in checkpoint state_dict: .*\.variance"):
+                worker.load(module, optimizer, tmp_path, flat=True)
+            return
+        worker.load_of_torch(module, optimizer, tmp_path, case, flat=flat)
+    else:
+        optimizer = optimizer_of(reader, module, case)
+        worker.load(module, optimizer, tmp_path, flat=flat)
+    after = worker.train(module, optimizer, range(worker.HALF, worker.STEPS), clip_of(reader, case))
     require_same_way(name, after.positions)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
+import inspect
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from tolerances import difference
 torch = pytest.importorskip("torch")
 
 from rmsprop_fast.torch import RMSprop  # noqa: E402
+from rmsprop_fast.torch import optimizer as optimizer_module  # noqa: E402
 from torch_oracle import ALL_STATE, OWN_OPTIONS, Oracle  # noqa: E402
 from torch_params import (  # noqa: E402
     DTYPES,
@@ -28,6 +29,8 @@ from torch_params import (  # noqa: E402
     numbers,
     parameter,
     renew,
+    same_numbers,
+    through_a_file,
 )
 
 if TYPE_CHECKING:
@@ -36,24 +39,6 @@ if TYPE_CHECKING:
 TORCH, OURS = torch.optim.RMSprop, RMSprop
 CASES: list[Options] = [{}, {"momentum": 0.9, "weight_decay": 0.1}, {"centered": True}, {**ALL_STATE, "maximize": True}]
 ROUTES = [[OURS, TORCH], [TORCH, OURS], [OURS, TORCH, OURS, TORCH], [TORCH, OURS, TORCH, OURS]]
-
-
-def through_a_file(saved: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(saved, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def same_numbers(ours: Any, theirs: Any) -> bool:
-    """Are these two trees of dicts, lists, tensors and others the same, with tensors equal to the byte?"""
-    if isinstance(ours, dict):
-        return ours.keys() == theirs.keys() and all(same_numbers(ours[key], theirs[key]) for key in ours)
-    if isinstance(ours, list):
-        return len(ours) == len(theirs) and all(map(same_numbers, ours, theirs))
-    if isinstance(ours, torch.Tensor):
-        return ours.dtype == theirs.dtype and same_bits(numbers(ours), numbers(theirs))
-    return bool(ours == theirs)
 
 
 def stepped(options: Options, *params: Tensor, steps: int = 2) -> RMSprop:
@@ -111,7 +96,7 @@ def test_the_state_dict_is_that_of_torch(options: Options, dtype: Any) -> None:
         optimizer.step()
         dicts.append(optimizer.state_dict())
     ours, theirs = dicts
-    assert ours["param_groups"] == [group | OWN_OPTIONS for group in theirs["param_groups"]]
+    assert ours["param_groups"] == theirs["param_groups"]
     for index, state in theirs["state"].items():
         own = ours["state"][index]
         assert own.keys() - state.keys() == ({"variance"} if "centered" in options else set())
@@ -447,3 +432,72 @@ def test_momentum_and_centered_may_come_and_go(dtype: Any) -> None:
         kept["square_avg"] = state.s  # with centered, the variance and the square of the mean
         for name in ("variance", "grad_avg", "momentum_buffer"):
             kept[name] = kept[name] if getattr(state, name) is None else getattr(state, name)
+
+
+# --- Options that others do not have ---------------------------------------------------------------------------------
+
+# What torch.optim.RMSprop's own pickles may lack, and what ours may: options that came later.
+LATER = ["momentum", "centered", "capturable", "foreach", "maximize", "differentiable", *OWN_OPTIONS]
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_yesterdays_files_lack_an_option_and_load(key: str) -> None:
+    """Whole objects and state dicts go on as with its default."""
+    param = parameter(5)
+    optimizer = stepped({} if key == "momentum" else {"momentum": 0.9}, param)
+    for group in (*optimizer.param_groups, optimizer.defaults):
+        group.update(OWN_OPTIONS)  # yesterday's groups had all options
+        group.pop(key)
+    saved = optimizer.state_dict()
+    unpickled = pickled(optimizer)
+    loaded = RMSprop([param.detach().clone().requires_grad_()])
+    loaded.load_state_dict(through_a_file(saved))
+    for now in (unpickled, loaded):
+        (group,) = now.param_groups
+        if key in OWN_OPTIONS:
+            assert key not in group
+        else:
+            assert group[key] == inspect.signature(TORCH).parameters[key].default
+        renew(*group["params"])
+        oracle = Oracle(now)
+        oracle.start_from(saved)
+        oracle.check_step()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled, None], ids=["deepcopy", "pickle", "state dict"])
+def test_todays_files_load_when_there_is_a_made_up_option(
+    copied: Callable[[RMSprop], RMSprop] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those of tomorrow have it only where it is used, and load today."""
+    param = parameter(5)
+    optimizer = stepped({}, param)
+    saved = optimizer.state_dict()
+    monkeypatch.setitem(optimizer_module._NEUTRAL, "made_up", 0)
+    tomorrow = copied(optimizer) if copied else RMSprop([param])
+    tomorrow.load_state_dict(saved)
+    tomorrow.add_param_group({"params": [parameter(2)], "made_up": 1})
+    assert ["made_up" in group for group in tomorrow.param_groups] == [False, True]
+    oracle = Oracle(tomorrow)
+    oracle.begin(tomorrow.param_groups[0]["params"][0], {"square_avg": numbers(saved["state"][0]["square_avg"])}, 2)
+    renew(*tomorrow.param_groups[0]["params"])
+    oracle.check_step()
+    monkeypatch.undo()
+    today = RMSprop([{"params": [param]}, {"params": [parameter(2)]}])
+    today.load_state_dict(through_a_file(tomorrow.state_dict()))
+    today.step()
+    assert [group.get("made_up") for group in today.param_groups] == [None, 1]
+
+
+def test_state_of_others_is_saved_as_it_is() -> None:
+    """Such as a number under a name, which a hook may leave."""
+    param = parameter(3)
+    optimizer = stepped(ALL_STATE, param)
+    state: dict[Any, Any] = optimizer.state
+    optimizer.register_state_dict_pre_hook(lambda _: state.update(note=7))
+    saved = optimizer.state_dict()
+    assert saved["state"]["note"] == 7
+    assert "square_avg" in saved["state"][0]
+    loaded = RMSprop([param])
+    loaded.load_state_dict(saved)
+    assert list(loaded.state.values())[-1] == 7
+    loaded.step()

@@ -66,7 +66,8 @@ class Oracle:
 
     def options(self, group: Options) -> Options:
         """Return the options of a group for `rmsprop_fast.init`."""
-        return {ours: group[theirs] for theirs, ours in NAMES.items()} | {"lr": float(group["lr"])}
+        whole = OWN_OPTIONS | group
+        return {ours: whole[theirs] for theirs, ours in NAMES.items()} | {"lr": float(group["lr"])}
 
     def begin(self, param: Tensor, kept: dict[str, Array], steps: int) -> None:
         """Go on for this parameter from what was kept after so many steps."""
@@ -94,7 +95,7 @@ class Oracle:
 
     def factor(self, grads: dict[Tensor, Array]) -> float | None:
         """Return what the norm asks to multiply the gradients by; None if the step is to be skipped."""
-        group = self.optimizer.param_groups[0]
+        group = OWN_OPTIONS | self.optimizer.param_groups[0]
         most, skip = group["max_grad_norm"], group["skip_nonfinite"]
         self.grad_norm = None
         if most is None and not skip:

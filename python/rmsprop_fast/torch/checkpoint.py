@@ -12,7 +12,7 @@ from rmsprop_fast import _core
 from rmsprop_fast.torch.tensors import Param, fitting_kept, fitting_step_count, kept_copy, kept_full, real
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 # What is kept for a parameter besides its step count. With centered, `variance` stands in the place of `square_avg`.
 KEPT = _core.KEPT
@@ -48,14 +48,17 @@ def completed(given: object, param: Param, group: dict[str, Any]) -> dict[str, A
 def add_square_avg(_optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
     """Add to a state dict, as a hook, what `torch.optim.RMSprop` keeps in the place of a variance."""
     states = state_dict["state"]
-    states.update({index: _with_square_avg(state) for index, state in states.items()})
+    states.update({key: _with_square_avg(state) for key, state in states.items() if isinstance(state, dict)})
 
 
 @torch.no_grad()
 def prepared_to_load(
-    optimizer: torch.optim.Optimizer, state_dict: dict[str, Any], require_legal: Callable[[dict[str, Any]], None]
+    optimizer: torch.optim.Optimizer,
+    state_dict: dict[str, Any],
+    options: Iterable[str],
+    require_legal: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Return a state dict that lacks no option, with tensors that Optimizer.load_state_dict leaves as they are."""
+    """Return one that lacks no option of the groups, with tensors that Optimizer.load_state_dict leaves as they are."""
     own_groups, saved_groups = optimizer.param_groups, state_dict["param_groups"]
     own_sizes, saved_sizes = ([len(group["params"]) for group in groups] for groups in (own_groups, saved_groups))
     if own_sizes != saved_sizes:
@@ -63,7 +66,7 @@ def prepared_to_load(
 
     groups = []
     for own, saved in zip(own_groups, saved_groups, strict=True):
-        group = {key: own[key] for key in optimizer.defaults} | saved
+        group = {key: own[key] for key in options if key in own} | saved
         # How to run belongs to this run, not to what was learnt.
         group |= {key: own[key] for key in ("capturable", "differentiable", "foreach")}
         require_legal(group)

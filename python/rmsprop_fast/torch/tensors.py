@@ -9,15 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Types of parameters, and those in which they are computed and their state is kept.
-_COMPUTE_DTYPES = {
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.complex64: torch.complex64,
-    torch.complex128: torch.complex128,
-}
+from rmsprop_fast import _core
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
 
 
 class Param(NamedTuple):
@@ -26,6 +20,7 @@ class Param(NamedTuple):
     tensor: Tensor  # as it is in its group
     plain: Tensor  # its numbers in memory
     name: str
+    with_gaps: Tensor | None  # what `plain` is to become a copy of, and to be copied to
 
 
 def require_cpu(tensor: Tensor, name: str) -> None:
@@ -38,24 +33,21 @@ def require_cpu(tensor: Tensor, name: str) -> None:
 
 def plain(tensor: Tensor, name: str) -> Tensor:
     """Return the real numbers in memory that a tensor stands for, without a copy; or raise why there are none."""
-    local: Any = tensor
-    if _is_dtensor(tensor):
-        local = tensor.to_local()  # type: ignore[attr-defined]
-        if hasattr(local, "wait"):  # a collective that is still under way
-            local = local.wait()
+    local = _local(tensor)
     require_cpu(local, name)
     if local.layout != torch.strided or local.is_nested:
         kind = "a nested one" if local.is_nested else f"one of layout {local.layout}"
         raise TypeError(f"{name}: expected a dense tensor, got {kind}")
-    if local.dtype not in _COMPUTE_DTYPES:
-        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in _COMPUTE_DTYPES)
+    if local.dtype not in _DTYPES:
+        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
         raise TypeError(f"{name}: expected one of {expected}, got {str(local.dtype).removeprefix('torch.')}")
     if local.is_conj() or local.is_neg():
         raise TypeError(f"{name}: expected numbers as they are in memory, got a conjugated or negated view of others")
-    if local.numel() > 0 and _address(local) == 0:
+    numbers = real(local)
+    if _core.misfit("param", numbers, numbers) == "memory":
         kind = f"{type(local).__module__}.{type(local).__qualname__}"
         raise TypeError(f"{name}: expected a tensor with memory of its own, got a {kind} that wraps others")
-    return real(local)
+    return numbers
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -66,15 +58,17 @@ def real(tensor: Tensor) -> Tensor:
 def fitting_param(tensor: Tensor, name: str) -> Param:
     """Return the parameter, or raise why it cannot be updated in place."""
     numbers = plain(tensor, name)
-    # The copy has the same strides if, and only if, they are dense.
-    if not _has_order(numbers, torch.empty_like(numbers, device="meta")):
+    why = _core.misfit("param", numbers, numbers)
+    if why == "gaps":
+        return Param(tensor, plain(torch.empty_like(tensor), name), name, numbers)
+    if why == "overlap":
         raise ValueError(
-            f"{name}: expected dense memory, got shape {tuple(numbers.shape)} with strides {numbers.stride()}; make "
-            "the parameter from tensor.contiguous()"
+            f"{name}: expected elements apart from each other, got shape {tuple(numbers.shape)} with strides "
+            f"{numbers.stride()}; make the parameter from tensor.contiguous()"
         )
-    if not _is_aligned(numbers):
+    if why == "address":
         raise ValueError(f"{name}: expected memory aligned to {numbers.element_size()} bytes, got {numbers.data_ptr()}")
-    return Param(tensor, numbers, name)
+    return Param(tensor, numbers, name, None)
 
 
 def fitting_gradient(grad: Tensor, param: Param) -> Tensor:
@@ -88,11 +82,12 @@ def fitting_gradient(grad: Tensor, param: Param) -> Tensor:
         given = given.redistribute(placements=param.tensor.placements)  # type: ignore[attr-defined]
     numbers = plain(given.resolve_conj().resolve_neg(), name)
     _require_shape(numbers, param.plain, name)
-    computed_in = _COMPUTE_DTYPES[param.plain.dtype]
-    if _COMPUTE_DTYPES[numbers.dtype] != computed_in:
-        expected = " or ".join(str(dtype) for dtype, other in _COMPUTE_DTYPES.items() if other == computed_in)
-        raise TypeError(f"{name}: expected {expected}, got {numbers.dtype}")
-    if _lies_like(numbers, param.plain):
+    why = _core.misfit("grad", numbers, param.plain)
+    if why == "element":
+        like = param.plain
+        fitting = [str(t) for t in _DTYPES if not _core.misfit("grad", torch.empty_like(like, dtype=t), like)]
+        raise TypeError(f"{name}: expected {' or '.join(fitting)}, got {numbers.dtype}")
+    if why is None:
         return numbers
     return torch.empty_like(param.plain, dtype=numbers.dtype).copy_(numbers)
 
@@ -100,11 +95,11 @@ def fitting_gradient(grad: Tensor, param: Param) -> Tensor:
 def fitting_kept(kept: Any, param: Param, name: str) -> Tensor:
     """Return what is kept for a parameter, as a copy if it does not have its memory order and compute type."""
     _require_shape(kept, param.tensor, name)
-    if kept.dtype == _COMPUTE_DTYPES[param.tensor.dtype] and kept.device.type == "cpu" and kept.layout == torch.strided:
-        _require_same_mesh(kept, param.tensor, name)
-        if _lies_like(plain(kept, name), param.plain):
-            return kept  # type: ignore[no-any-return]
-    return kept_copy(kept, param.tensor, name)
+    _require_same_mesh(kept, param.tensor, name)
+    numbers = _local(kept)
+    if numbers.is_conj() or numbers.is_neg() or _core.misfit("kept", real(numbers), param.plain):
+        return kept_copy(kept, param.tensor, name)
+    return kept  # type: ignore[no-any-return]
 
 
 def kept_copy(values: Any, param: Tensor, name: str) -> Tensor:
@@ -130,14 +125,7 @@ def fitting_step_count(step: Any, name: str) -> Tensor:
     count = float(step)
     if not (math.isfinite(count) and count >= 0):
         raise ValueError(f"{name}: expected {expected}, got {step!r}")
-    if (
-        type(step) is Tensor
-        and step.dtype in (torch.float32, torch.float64)
-        and step.device.type == "cpu"
-        and step.layout == torch.strided
-        and not step.is_neg()
-        and _is_aligned(step)
-    ):
+    if isinstance(step, Tensor) and not step.is_neg() and _core.misfit("step", step, step) is None:
         return step
     return torch.tensor(count, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
 
@@ -164,27 +152,16 @@ def _is_dtensor(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def _address(tensor: Tensor) -> int:
-    try:
-        return tensor.data_ptr()
-    except RuntimeError:  # of wrappers that have no storage
-        return 0
-
-
-def _is_aligned(tensor: Tensor) -> bool:
-    return tensor.data_ptr() % tensor.element_size() == 0
-
-
-def _has_order(tensor: Tensor, like: Tensor) -> bool:
-    return tensor.stride() == like.stride() or tensor.numel() == 0
-
-
-def _lies_like(tensor: Tensor, like: Tensor) -> bool:
-    return tensor.shape == like.shape and _has_order(tensor, like) and _is_aligned(tensor)
+def _local(tensor: Any) -> Any:
+    """Return this process's part of a tensor."""
+    if not _is_dtensor(tensor):
+        return tensor
+    local = tensor.to_local()
+    return local.wait() if hasattr(local, "wait") else local  # for a collective that is still under way
 
 
 def _empty_kept(param: Tensor) -> Tensor:
-    return torch.empty_like(param, dtype=_COMPUTE_DTYPES[param.dtype])
+    return torch.empty_like(param, dtype=torch.promote_types(param.dtype, torch.float32))
 
 
 def _require_shape(value: object, like: Tensor, name: str) -> None:

@@ -1,0 +1,104 @@
+#include "tensors.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "dlpack.hpp"
+
+namespace rmsprop_fast {
+namespace {
+
+struct Torch {
+  PyTypeObject* tensor_type;
+  const dlpack::ExchangeApi* api;
+};
+
+Torch find() {
+  const py::type tensor_type = py::module_::import("torch").attr("Tensor");
+  const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
+  const auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::capsule_name));
+  if (!api) throw py::error_already_set();
+  while (api && api->version.major != dlpack::major_version) api = api->previous;
+  if (!api) throw std::runtime_error("torch: expected version 1 of DLPack's exchange API, got none of it");
+  return {reinterpret_cast<PyTypeObject*>(py::type(tensor_type).release().ptr()), api};
+}
+
+const Torch& torch() {
+  static const auto* const found = new Torch(find());  // for as long as the process lives
+  return *found;
+}
+
+std::optional<Element> element_of(dlpack::DataType type) {
+  if (type.lanes != 1) return std::nullopt;
+  if (type.code == dlpack::code_bfloat && type.bits == 16) return Element::bfloat16;
+  if (type.code != dlpack::code_float) return std::nullopt;
+  if (type.bits == 64) return Element::float64;
+  if (type.bits == 32) return Element::float32;
+  if (type.bits == 16) return Element::float16;
+  return std::nullopt;
+}
+
+}  // namespace
+
+bool is_tensor(const py::object& object) { return object && PyObject_TypeCheck(object.ptr(), torch().tensor_type); }
+
+std::optional<View> view_of(const py::object& tensor) {
+  const Torch& known = torch();
+  if (!tensor || !PyObject_TypeCheck(tensor.ptr(), known.tensor_type)) return std::nullopt;
+  dlpack::Tensor at{};
+  if (known.api->tensor_from_object(tensor.ptr(), &at) != 0) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  const auto element = element_of(at.dtype);
+  if (!element || at.device.type != dlpack::cpu || (at.ndim > 0 && !at.strides)) return std::nullopt;
+  const auto axes = static_cast<std::size_t>(at.ndim);
+  const View view{.data = at.data ? static_cast<char*>(at.data) + at.byte_offset : nullptr,
+                  .element = *element,
+                  .shape = {at.shape, axes},
+                  .strides = {at.strides, axes},
+                  .stride_unit = static_cast<std::int64_t>(size_of(*element))};
+  return at.data || size_of(view) == 0 ? std::optional(view) : std::nullopt;
+}
+
+std::optional<std::size_t> span_of(const View& view) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> axes;  // strides and lengths
+  for (std::size_t axis = 0; axis < view.shape.size(); ++axis)
+    if (view.shape[axis] != 1) axes.emplace_back(view.strides[axis], view.shape[axis]);
+  std::sort(axes.begin(), axes.end());
+  std::int64_t span = 1;
+  for (const auto& [stride, length] : axes) {
+    if (stride < span) return std::nullopt;
+    span += stride * (length - 1);
+  }
+  return static_cast<std::size_t>(span);
+}
+
+void copy(const View& from, const View& to) {
+  const auto copy_axis = [&](const auto& self, std::size_t axis, const char* source, char* target) -> void {
+    if (axis == from.shape.size()) {
+      std::memcpy(target, source, size_of(from.element));
+      return;
+    }
+    for (std::int64_t i = 0; i < from.shape[axis]; ++i)
+      self(self, axis + 1, source + i * from.strides[axis] * from.stride_unit,
+           target + i * to.strides[axis] * to.stride_unit);
+  };
+  copy_axis(copy_axis, 0, static_cast<const char*>(from.data), static_cast<char*>(to.data));
+}
+
+std::optional<std::string> misfit(const std::string& part, const py::object& tensor, const py::object& like) {
+  const auto view = view_of(tensor), params = view_of(like);
+  if (!view || !params) return "memory";
+  if (part == "param" && !is_dense(*view)) return span_of(*view) ? "gaps" : "overlap";
+  const auto why = part == "param"  ? misfit(*view)
+                   : part == "step" ? misfit_of_count(*view)
+                                    : misfit(*params, part == "grad" ? grads : first_kept, *view);
+  constexpr const char* words[] = {"element", "shape", "order", "address", "read_only"};  // in the order of Why
+  return why ? std::optional(words[static_cast<int>(*why)]) : std::nullopt;
+}
+
+}  // namespace rmsprop_fast

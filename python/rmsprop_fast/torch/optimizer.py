@@ -34,7 +34,8 @@ class RMSprop(torch.optim.Optimizer):
     ----------
     params : iterable of tensors, of (name, tensor) pairs, or of dicts
         float32, float64, float16, bfloat16, complex64 or complex128, on the CPU, in any memory order; or DTensors with
-        such shards. For halves, computations and state are in float32. A dict is a group with options of its own.
+        such shards. For float16 and bfloat16, computations and state are in float32; gradients of these and of float32
+        may be of any of the three types (``param.grad_dtype``). A dict is a group with options of its own.
     lr : float or Tensor, default 1e-2
         Learning rate; a tensor has one element.
     alpha : float, default 0.99
@@ -91,6 +92,10 @@ class RMSprop(torch.optim.Optimizer):
     parameters are DTensors, the norm is that over all processes. Of optimizers with one parameter each, as for steps in
     hooks of the backward pass, each clips its own gradient alone. `torch.distributed.optim.ZeroRedundancyOptimizer`
     gives each process an optimizer of some of the parameters, which knows nothing of the others: clip before the step.
+
+    A gradient beyond 1.8e19 (1.3e154 for float64) has a square that overflows: square_avg becomes infinite, and the
+    element never moves again. `torch.optim.RMSprop` multiplies by ``1 - alpha`` first, and comes to that at 1.8e20.
+    ``skip_nonfinite``, ``clip_value=1e18`` or ``max_grad_norm`` prevent it.
 
     A parameter with gaps in its memory, such as ``weight[..., 0]``, is copied into dense memory, stepped there and
     copied back: that takes longer, and what other threads or processes write meanwhile is lost. In its gaps there must

@@ -8,7 +8,7 @@ constexpr const char* State = R"(What RMSprop keeps between steps; made by `init
 Attributes
 ----------
 s : array or tree of arrays
-    The running mean of the squared gradient.
+    The running mean of the squared gradient. Once inf, it stays so: see `step`.
 variance, grad_avg, momentum_buffer : array, tree of arrays, or None
     What else is kept: the first two with ``centered``, the last with ``momentum``.
 lr, rho, eps, ...
@@ -29,7 +29,7 @@ containers are made anew at each access, and refuse to be changed; namedtuples a
 subclasses are not. ``copy.deepcopy(state.s)`` is a plain tree to keep.
 
 To restore one, assign it: its values are copied into the live arrays, all of them or none, and rounded to their dtype.
-They are real numbers of at least 0, or what else a step can lead to, inf and NaN.
+They are real numbers of at least 0, or what else a step can lead to, inf and NaN. `step` says when it is inf.
 
 With ``centered`` these are new, read-only arrays of ``variance + grad_avg**2``; restore those two instead.)";
 
@@ -120,7 +120,12 @@ Raises
 ------
 TypeError, ValueError
     When something is not as described, or two hyper-parameters contradict each other; the message names the leaf or
-    option, what was expected and what came.)";
+    option, what was expected and what came.
+
+Notes
+-----
+A gradient whose square overflows stops its parameter for good, unless ``skip_nonfinite`` or a ``clip_`` option prevents
+it: see `step`.)";
 
 constexpr const char* step = R"(step(params, grads, state)
 --
@@ -163,6 +168,13 @@ ValueError
 RuntimeError
     The state is in use by a step in another thread.
 
+Notes
+-----
+A gradient beyond 1.8e19 (float64: 1.3e154) has a square that overflows. It makes s infinite and the step size 0, and so
+the parameter stays where it is, in all steps to come as well, until finite numbers are assigned to `State.s` (with
+``centered``, to `State.variance` and `State.grad_avg`). With ``skip_nonfinite`` such a step is skipped;
+``clip_value=1e18``, say, or clipping by a norm keeps the square finite.
+
 References
 ----------
 T. Tieleman and G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012.)";
@@ -182,7 +194,8 @@ constexpr const char* misfit = R"(misfit(part, tensor, like)
 Say why a tensor cannot be a part of a leaf with such a parameter, or None if it can.
 
 ``part`` is 'param', 'grad', 'kept' or 'step'. What does not fit is the 'memory' (none, or numbers of another kind), the
-'element' type, the 'shape', the 'order' of the axes (a parameter: gaps between its elements) or the 'address'.)";
+'element' type, the 'shape', the 'order' of the axes or the 'address'; in a parameter there may also be 'gaps', or
+elements that 'overlap'.)";
 
 constexpr const char* ParamGroups_require_legal = R"(require_legal(self, group)
 --

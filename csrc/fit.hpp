@@ -54,6 +54,10 @@ inline bool takes(const View& like, std::size_t part, Element element) {
   return element == compute_type(like.element);
 }
 
+inline bool is_aligned(const View& view) {
+  return (reinterpret_cast<std::uintptr_t>(view.data) & (size_of(view.element) - 1)) == 0;
+}
+
 // What is wrong with an array for that part of a leaf, the parameters of which are like `like`: in type, shape and
 // memory order.
 enum class Why { element, shape, order, address, read_only };
@@ -62,7 +66,7 @@ inline std::optional<Why> misfit(const View& like, std::size_t part, const View&
   if (!has_shape(view, like.shape)) return Why::shape;
   if (!has_order(view, like)) return Why::order;
   if (part != grads && !view.is_writeable) return Why::read_only;
-  if (reinterpret_cast<std::uintptr_t>(view.data) & (size_of(view.element) - 1)) return Why::address;
+  if (!is_aligned(view)) return Why::address;
   return std::nullopt;
 }
 

@@ -32,14 +32,16 @@ void GroupOptions::read(const py::dict& group, const py::dict& neutral,
                         const std::function<std::string(const char*)>& name) {
   bool changed = false;
   values_.resize(option_keys().size());
+  lacks_.resize(option_keys().size());
   refusals_.resize(option_keys().size());
   try {
     for (std::size_t i = 0; i < values_.size(); ++i) {
       const Option& option = *option_keys()[i].option;
       py::object value = find(group.ptr(), option_keys()[i].key);
-      if (!value) value = find(neutral.ptr(), option_keys()[i].key);
-      if (value && value.is(values_[i])) continue;
+      if (value ? value.is(values_[i]) : lacks_[i]) continue;
       changed = true;
+      lacks_[i] = !value;
+      if (!value) value = find(neutral.ptr(), option_keys()[i].key);
       const std::string full_name = name(option.torch_name);
       if (!value) throw py::value_error(full_name + ": expected a value, got a group without it");
       values_[i] = value;
@@ -48,6 +50,7 @@ void GroupOptions::read(const py::dict& group, const py::dict& neutral,
           throw py::value_error(full_name + ": expected a number or a tensor of one element, got " + quote(value));
         value = value.attr("item")();
       }
+      if (option.flag && PyLong_CheckExact(value.ptr())) value = py::bool_(value);  // torch takes 0 and 1, too
       refusals_[i].clear();
       try {
         rmsprop_fast::read(option, value, Element::float32, full_name, hyper_);
@@ -63,6 +66,7 @@ void GroupOptions::read(const py::dict& group, const py::dict& neutral,
     derive(hyper_);
   } catch (...) {
     values_.clear();  // so that all is read again
+    lacks_.clear();
     throw;
   }
 }

@@ -30,6 +30,7 @@ class GroupOptions {
  private:
   Hyper hyper_;
   std::vector<py::object> values_;     // which the rest was read from; null: to be read again
+  std::vector<bool> lacks_;            // the group lacked it
   std::vector<std::string> refusals_;  // of each value, if only float64 can compute with it
   std::string refusal_;                // the first of them
 };

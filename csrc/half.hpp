@@ -25,11 +25,12 @@ inline float load(Float16 x) {
   constexpr int32_t one = 1 << 23;              // in the exponent
   const int32_t magnitude = x.bits << 13 & 0x7fff << 13;
   const int32_t normal = magnitude + rebias;
-  // Subnormal numbers have no leading 1, which with one more in the exponent is 2**-14. Of normal ones this makes more.
+  // A subnormal number has no leading 1. One more in the exponent adds it, as 2**-14, which is subtracted again. A
+  // normal number becomes larger by that. So the smaller one is right.
   const int32_t subnormal = bits_of(float_of(normal + one) - float_of(rebias + one));
   const int32_t finite = normal < subnormal ? normal : subnormal;
   const int32_t bits = finite + (magnitude >= 0x7c00 << 13 ? rebias : 0);
-  return float_of(bits ^ ((bits ^ x.bits << 16) & INT32_MIN));  // the sign of x: 0 was -0 if that rounds down
+  return float_of(bits ^ ((bits ^ x.bits << 16) & INT32_MIN));  // with the sign of x, as 0 may have become -0
 }
 
 // To the nearest, and of two the even one, whatever the rounding mode of the arithmetic is.
@@ -42,12 +43,13 @@ inline void store(Float16& to, float x) {
   constexpr int32_t least_normal = (127 - 14) << 23, infinite = (127 + 16) << 23;  // 2**-14 and 2**16
   int32_t magnitude = bits_of(x) & INT32_MAX;
   magnitude = magnitude < infinite ? magnitude : infinite;  // NaN, too
-  // In units of the last place, of which each power of two has 1024. All of this is exact but the choice.
+  // In units of the last place: from 1024 to 2047, but fewer below 2**-14. No operation here is rounded.
   const int32_t power = (magnitude > least_normal ? magnitude : least_normal) & 0xff << 23;
-  const float units = float_of(magnitude) * float_of(((127 + 10 + 127) << 23) - power);
+  const uint32_t scale = ((127u + 10 + 127) << 23) - static_cast<uint32_t>(power);
+  const float units = float_of(magnitude) * __builtin_bit_cast(float, scale);
   const int32_t below = static_cast<int32_t>(units);
   const float rest = units - static_cast<float>(below);
-  const float least_up = float_of(bits_of(0.5f) + 1 - (below & 1));  // an odd one leaves at a half
+  const float least_up = float_of(bits_of(0.5f) + 1 - (below & 1));  // of ties, those with an odd `below` go up
   const int32_t half = ((power - least_normal) >> 13) + below + (rest >= least_up) + (x != x ? 0x200 : 0);
   to.bits = static_cast<uint16_t>(half | (bits_of(x) >> 16 & 0x8000));
 }

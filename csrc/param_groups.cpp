@@ -54,6 +54,7 @@ void ParamGroups::Release::operator()(ParamGroups* groups) const {
   for (Member& member : groups->members_) {
     member.given = {};
     member.taken = {};
+    member.with_gaps = {};
     member.is_fitted = false;
   }
   for (Group& group : groups->groups_) {
@@ -61,6 +62,7 @@ void ParamGroups::Release::operator()(ParamGroups* groups) const {
     group.options.release();
   }
   groups->written_ = {};
+  groups->copied_.clear();
 }
 
 std::string ParamGroups::name(const Member& member) const {
@@ -86,11 +88,12 @@ void ParamGroups::gather(const py::list& groups, const py::dict& state) {
                             ", as they concern the whole gradient");
 
     const py::object list = require(groups_[i].dict.ptr(), keys().params, i);
-    if (!PyList_Check(list.ptr())) throw py::type_error(group_name(i) + "['params']: expected a list");
-    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(list.ptr()); ++k) {
+    if (!PyList_Check(list.ptr()) && !PyTuple_Check(list.ptr()))
+      throw py::type_error(group_name(i) + "['params']: expected a list or a tuple, got " + quote(list));
+    for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(list.ptr()); ++k) {
       if (count == members_.size()) members_.emplace_back();
       Member& member = members_[count++];
-      member.given[params] = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list.ptr(), k));
+      member.given[params] = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(list.ptr(), k));
       if (member.param != member.given[params].ptr()) member.seen = {};
       member.param = member.given[params].ptr();
       member.group = i;
@@ -163,6 +166,11 @@ bool ParamGroups::append(Member& member) {
 
   if (!member.is_fitted && now != member.seen) return false;
   if (leaf.element != Element::float64 && !options.refusal().empty()) throw py::value_error(options.refusal());
+  if (member.with_gaps) {
+    const auto view = view_of(member.with_gaps);
+    if (!view || view->element != like->element || !has_shape(*view, like->shape) || !span_of(*view)) return false;
+    copied_.push_back({leaves_.size(), *view, *like});
+  }
   member.seen = now;
   counts_.push_back({count->data, count->element});
   leaves_.push_back(leaf);
@@ -178,6 +186,7 @@ void ParamGroups::ask_python(const std::vector<std::size_t>& misfits, const py::
     Member& member = members_[i];
     const py::tuple fitting = fit(member.group, member.index, member.given[grads]);
     for (std::size_t slot = 0; slot < slots; ++slot) member.taken[slot] = as_tensor(fitting[slot]);
+    member.with_gaps = as_tensor(fitting[slots]);
     member.is_fitted = true;
     is_replaced |= !member.taken[params].is(member.given[params]);
   }
@@ -205,6 +214,7 @@ ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& stat
   const auto append_all = [&] {
     leaves_.clear();
     counts_.clear();
+    copied_.clear();
     elements_ = 0;
     misfits.clear();
     for (const std::size_t i : active_)
@@ -235,12 +245,20 @@ void ParamGroups::require_no_overlap() const {
   const Hyper none;
   for (const Count& count : counts_)
     all.push_back({.p = count.address, .size = 1, .element = count.element, .hyper = &none});
+  all.resize(3 * leaves_.size(), {.hyper = &none});
+  for (const Copied& one : copied_) {
+    Leaf& memory = all[2 * leaves_.size() + one.leaf];
+    memory.p = one.with_gaps.data;
+    memory.element = one.with_gaps.element;
+    memory.size = size_of(one.with_gaps) ? *span_of(one.with_gaps) : 0;
+  }
   const auto overlap = find_overlap(all);
   if (!overlap) return;
   const auto describe = [&](const Place& place) {
     const std::string param = name(members_[active_[place.leaf % leaves_.size()]]);
     if (place.part == grads) return param + ".grad";
-    return place.leaf < leaves_.size() && place.part == params ? param : "the state of " + param;
+    const std::size_t kind = place.leaf / leaves_.size();  // leaf, count, parameter with gaps
+    return kind == 2 || (kind == 0 && place.part == params) ? param : "the state of " + param;
   };
   throw py::value_error(describe(overlap->first) + ": overlaps the memory of " + describe(overlap->second) +
                         ", expected tensors apart from each other");
@@ -263,10 +281,13 @@ void ParamGroups::count_step() {
 
 // Before the arrays, if it is certain that they will change: tensors were looked at just now, and are in cache.
 void ParamGroups::begin_step() {
+  for (const Copied& one : copied_) copy(one.with_gaps, one.dense);
   if (!may_skip()) count_step();
 }
 
 void ParamGroups::end_step(const Outcome& outcome) {
+  if (outcome.is_taken)
+    for (const Copied& one : copied_) copy(one.dense, one.with_gaps);
   if (!outcome.is_taken)
     ++skipped;
   else if (may_skip())

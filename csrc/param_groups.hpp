@@ -42,7 +42,8 @@ class ParamGroups {
   //
   // Tensors that are new or do not fit are shown to Python: fit(group, index, gradient) returns tensors to be taken
   // instead, the parameter, its gradient, for each kept array of the table one or None, and its step count; or raises
-  // what is wrong.
+  // what is wrong. Then comes None, or where the numbers of a parameter with gaps lie: a step copies them into the
+  // parameter that is taken instead, and back.
   // If that replaced a parameter and the norm of the whole gradient is needed, norm() returns it, or None if it is
   // here.
   [[nodiscard]] Held bind(const py::list& groups, const py::dict& state, const py::function& fit,
@@ -75,8 +76,9 @@ class ParamGroups {
     std::array<py::object, slots> given;  // in the groups and the state; null: not there, or not needed
     std::array<py::object, slots> taken;  // in their place, if Python was asked
     bool is_fitted = false;               // was it?
-    PyObject* param = nullptr;            // only to be compared with
-    std::array<void*, slots> seen = {};   // where what Python has seen lies, but for the gradient
+    py::object with_gaps;
+    PyObject* param = nullptr;           // only to be compared with
+    std::array<void*, slots> seen = {};  // where what Python has seen lies, but for the gradient
     bool is_negated = false;  // the gradient has PyTorch's lazy minus sign, of which its memory knows nothing
   };
 
@@ -102,6 +104,11 @@ class ParamGroups {
     Element element;
   };
   std::vector<Count> counts_;
+  struct Copied {
+    std::size_t leaf;
+    View with_gaps, dense;
+  };
+  std::vector<Copied> copied_;
 
   py::object written_;  // a list of tensors, as they are in the groups and the state
   std::size_t elements_ = 0;

@@ -1,6 +1,10 @@
 #include "tensors.hpp"
 
+#include <algorithm>
+#include <cstring>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "dlpack.hpp"
 
@@ -8,21 +12,23 @@ namespace rmsprop_fast {
 namespace {
 
 struct Torch {
-  py::type tensor_type = py::module_::import("torch").attr("Tensor");
+  PyTypeObject* tensor_type;
   const dlpack::ExchangeApi* api;
-
-  Torch() {
-    const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
-    api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::capsule_name));
-    if (!api) throw py::error_already_set();
-    while (api && api->version.major != dlpack::major_version) api = api->previous;
-    if (!api) throw std::runtime_error("torch: expected version 1 of DLPack's exchange API, got none of it");
-  }
 };
 
+Torch find() {
+  const py::type tensor_type = py::module_::import("torch").attr("Tensor");
+  const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
+  const auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::capsule_name));
+  if (!api) throw py::error_already_set();
+  while (api && api->version.major != dlpack::major_version) api = api->previous;
+  if (!api) throw std::runtime_error("torch: expected version 1 of DLPack's exchange API, got none of it");
+  return {reinterpret_cast<PyTypeObject*>(py::type(tensor_type).release().ptr()), api};
+}
+
 const Torch& torch() {
-  static const Torch& found = *new Torch;  // for as long as the process lives
-  return found;
+  static const auto* const found = new Torch(find());  // for as long as the process lives
+  return *found;
 }
 
 std::optional<Element> element_of(dlpack::DataType type) {
@@ -37,11 +43,11 @@ std::optional<Element> element_of(dlpack::DataType type) {
 
 }  // namespace
 
-bool is_tensor(const py::object& object) { return is_a(object, torch().tensor_type); }
+bool is_tensor(const py::object& object) { return object && PyObject_TypeCheck(object.ptr(), torch().tensor_type); }
 
 std::optional<View> view_of(const py::object& tensor) {
   const Torch& known = torch();
-  if (!is_a(tensor, known.tensor_type)) return std::nullopt;
+  if (!tensor || !PyObject_TypeCheck(tensor.ptr(), known.tensor_type)) return std::nullopt;
   dlpack::Tensor at{};
   if (known.api->tensor_from_object(tensor.ptr(), &at) != 0) {
     PyErr_Clear();
@@ -58,9 +64,36 @@ std::optional<View> view_of(const py::object& tensor) {
   return at.data || size_of(view) == 0 ? std::optional(view) : std::nullopt;
 }
 
+std::optional<std::size_t> span_of(const View& view) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> axes;  // strides and lengths
+  for (std::size_t axis = 0; axis < view.shape.size(); ++axis)
+    if (view.shape[axis] != 1) axes.emplace_back(view.strides[axis], view.shape[axis]);
+  std::sort(axes.begin(), axes.end());
+  std::int64_t span = 1;
+  for (const auto& [stride, length] : axes) {
+    if (stride < span) return std::nullopt;
+    span += stride * (length - 1);
+  }
+  return static_cast<std::size_t>(span);
+}
+
+void copy(const View& from, const View& to) {
+  const auto copy_axis = [&](const auto& self, std::size_t axis, const char* source, char* target) -> void {
+    if (axis == from.shape.size()) {
+      std::memcpy(target, source, size_of(from.element));
+      return;
+    }
+    for (std::int64_t i = 0; i < from.shape[axis]; ++i)
+      self(self, axis + 1, source + i * from.strides[axis] * from.stride_unit,
+           target + i * to.strides[axis] * to.stride_unit);
+  };
+  copy_axis(copy_axis, 0, static_cast<const char*>(from.data), static_cast<char*>(to.data));
+}
+
 std::optional<std::string> misfit(const std::string& part, const py::object& tensor, const py::object& like) {
   const auto view = view_of(tensor), params = view_of(like);
   if (!view || !params) return "memory";
+  if (part == "param" && !is_dense(*view)) return span_of(*view) ? "gaps" : "overlap";
   const auto why = part == "param"  ? misfit(*view)
                    : part == "step" ? misfit_of_count(*view)
                                     : misfit(*params, part == "grad" ? grads : first_kept, *view);

@@ -16,13 +16,20 @@ bool is_tensor(const py::object& object);
 // Valid until Python runs. Nothing: no tensor, or one without numbers of a known type in memory of its own.
 std::optional<View> view_of(const py::object& tensor);
 
+// How many elements lie from the first to the last one, with the gaps; nothing: some may lie in the same place.
+std::optional<std::size_t> span_of(const View& view);
+
+// Copies the numbers of one array to another one of the same shape and type.
+void copy(const View& from, const View& to);
+
 // What is wrong with the parameters of a leaf, and with a step count.
 inline std::optional<Why> misfit(const View& params) {
   return is_dense(params) ? misfit(params, Part::params, params) : Why::order;
 }
 inline std::optional<Why> misfit_of_count(const View& count) {
   if (is_half(count.element)) return Why::element;
-  return size_of(count) == 1 ? misfit(count) : Why::shape;
+  if (size_of(count) != 1) return Why::shape;
+  return is_aligned(count) ? std::nullopt : std::optional(Why::address);
 }
 
 // For Python, see docs.hpp.

@@ -54,10 +54,6 @@ bool is_number(py::handle value) {
   return py::isinstance(value, py::module_::import("numbers").attr("Real"));
 }
 
-bool is_a(const py::object& object, const py::type& type) {
-  return object && PyObject_TypeCheck(object.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr()));
-}
-
 PyObject* interned(const char* text) {
   PyObject* const string = PyUnicode_InternFromString(text);
   if (!string) throw py::error_already_set();

@@ -31,9 +31,6 @@ bool is_tree(py::handle value);
 // A real number, but not True or False?
 bool is_number(py::handle value);
 
-// Of that type or a subclass? Null is of none.
-bool is_a(const py::object& object, const py::type& type);
-
 // A string for objects and dictionaries to be asked for at each step; it lives as long as the process.
 PyObject* interned(const char* text);
 

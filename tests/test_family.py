@@ -305,6 +305,48 @@ def test_a_skipped_step_changes_nothing(dtype: Any, bad: Any, place: int) -> Non
 
 
 @pytest.mark.core
+@pytest.mark.parametrize("step", [rf.step, rf.reference.step])
+@pytest.mark.parametrize(("dtype", "large"), [(np.float32, 2e19), (np.float64, 2e154)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "hyper",
+    [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"bias_correction": True}, {"centered": True}],
+    ids=repr,
+)
+def test_a_square_that_overflows_stops_its_parameter(
+    step: Any, dtype: Any, large: float, hyper: dict[str, Any]
+) -> None:
+    """Until the mean is assigned; but not if the step is skipped, or the gradient clipped."""
+    mean = "variance" if hyper.get("centered") else "s"
+    spike, ordinary = np.array([large, 1], dtype), np.ones(2, dtype)
+    p = np.ones(2, dtype)
+    state = rf.init(p, **hyper)
+    for g in (spike, ordinary, ordinary, ordinary):
+        step(p, g, state)
+        assert getattr(state, mean)[0] == np.inf
+        assert p[0] == 1
+        assert p[1] < 1
+    setattr(state, mean, np.ones(2))
+    if state.centered:
+        state.grad_avg = np.zeros(2)
+    step(p, ordinary, state)
+    assert p[0] < 1
+
+    remedies: list[dict[str, Any]] = [
+        {"skip_nonfinite": True},
+        {"clip_value": 1e18},
+        {"clip_norm": 1.0},
+        {"clip_global_norm": 1.0},
+    ]
+    for remedy in remedies:
+        p = np.ones(2, dtype)
+        state = rf.init(p, **hyper, **remedy)
+        for g in (spike, ordinary):
+            step(p, g, state)
+        assert np.isfinite(getattr(state, mean)).all()
+        assert p[0] < 1
+
+
+@pytest.mark.core
 def test_what_is_finite_is_judged_after_the_multiplier() -> None:
     p, g = np.zeros(9, np.float32), np.full(9, 1e30, np.float32)
     for fine in ({"grad_scale": 1e20}, {"clip_norm": 1}, {"clip_global_norm": 1}):

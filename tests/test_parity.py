@@ -403,6 +403,17 @@ def test_centered_stays_finite_where_torch_makes_nan(call: Call) -> None:
         assert np.isfinite(params).all()
 
 
+@pytest.mark.parametrize(("g", "moves_there"), [(3e19, True), (3e20, False)])
+def test_torch_overflows_later(call: Call, g: float, moves_there: bool) -> None:
+    """As its docstring says of the preset: ((1 - rho) * g) * g is finite where g * g is not."""
+    start, gradients = [np.ones(3, np.float32)], [[np.full(3, g, np.float32)]] * 3
+    there = call(theirs, "torch", {}, start, gradients)
+    assert np.all((np.diff(there, axis=0) < 0) == moves_there)
+    assert np.all(ours(presets.torch(), start, gradients) == 1)
+    for remedy in ({"skip_nonfinite": True}, {"clip_value": 1e18}):
+        assert np.all(ours({**presets.torch(), **remedy}, start, [*gradients, [np.ones(3, np.float32)]])[-1] < 1)
+
+
 # The first move, as a multiple of lr, for a gradient of 0.001 and of 1: g / (sqrt(s) + eps) or g / sqrt(s + eps), with
 # s grown from 0 to 0.01 * g**2 (rho 0.99) or to 0.1 * g**2 (rho 0.9), or from 1 to 0.9 + 0.1 * g**2.
 FIRST_MOVES = {

@@ -23,6 +23,8 @@ from torch_params import Tensor, parameter  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor as TorchTensor
+
 
 # --- Closures, hooks, the profiler -----------------------------------------------------------------------------------
 
@@ -35,19 +37,21 @@ def test_a_closure_is_evaluated_once_with_gradients_before_the_step(hooked: bool
         optimizer.register_step_post_hook(lambda *_: None)
     seen = []
 
-    def closure() -> Tensor:
+    def closure() -> TorchTensor:
         assert torch.is_grad_enabled()
         seen.append(param.tolist())
         optimizer.zero_grad()
-        loss = (3 * param).sum()
-        loss.backward()
+        loss: TorchTensor = (3 * param).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.no_grad():
-        loss: Any = optimizer.step(closure)
+        loss = optimizer.step(closure)  # mypy knows that it is what the closure returns
     assert loss.item() == -3
     assert seen == [[1, -2]]
     assert param.tolist() == pytest.approx([0.9, -2.1])  # with alpha=0, a step is lr * g / |g|
+    number = optimizer.step(lambda: 2.5)
+    assert number.hex() == (2.5).hex()
 
 
 def classes() -> list[tuple[type[RMSprop], str]]:

@@ -33,7 +33,7 @@ def test_groups_may_be_added_between_steps() -> None:
     [
         ({"lr": -1.0}, ValueError),
         ({"nesterov": True}, ValueError),
-        ({"capturable": True}, ValueError),
+        ({"differentiable": True}, ValueError),
         ({"params": "the same"}, ValueError),
         ({"params": [3]}, TypeError),
     ],

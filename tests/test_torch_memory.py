@@ -114,7 +114,7 @@ def test_gradients_of_halves_for_float32(dtype: Any) -> None:
 
 @st.composite
 def any_memory(draw: st.DrawFn) -> tuple[Tensor, list[Tensor]]:
-    """Draw a dense parameter and gradients of two steps, each with its own memory."""
+    """Draw a parameter, perhaps with gaps, and gradients of two steps, each with its own memory."""
     shape = draw(st.lists(st.integers(0, 4), max_size=4))
     dtype = draw(st.sampled_from(DTYPES))
 
@@ -131,7 +131,10 @@ def any_memory(draw: st.DrawFn) -> tuple[Tensor, list[Tensor]]:
         return tensor
 
     torch.manual_seed(draw(st.integers(0, 9)))
-    return ordered().requires_grad_(), [gradient(), gradient()]
+    param = ordered()
+    if draw(st.integers(0, 3)) == 0:
+        param = sliced(param)
+    return param.requires_grad_(), [gradient(), gradient()]
 
 
 @given(any_memory(), st.sampled_from(CASES_OF_STATE), st.booleans())
@@ -141,6 +144,55 @@ def test_any_memory_gives_the_same_bytes(memory: tuple[Tensor, list[Tensor]], op
     for grad in grads:
         param.grad = grad
         oracle.check_step()
+
+
+GAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sliced": sliced,
+    "permuted": lambda x: sliced(in_order(x, 3, 0, 2, 1)),
+    "rows": lambda x: torch.cat([x, x])[: len(x), ..., :4],
+    "every second": lambda x: x[:, ::2],
+    "misaligned": lambda x: misaligned(torch.stack([x, x], dim=-1))[..., 0],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", GAPS)
+def test_parameters_with_gaps(layout: str, dtype: Any) -> None:
+    """What lies in the gaps stays as it is, and autograd learns of each step that is taken."""
+    param = GAPS[layout](torch.randn(SHAPE, dtype=dtype)).requires_grad_()
+    in_gaps = torch.empty(0, dtype=dtype).set_(param.data.untyped_storage()) if layout != "misaligned" else None
+    places = torch.arange(0 if in_gaps is None else in_gaps.numel())
+    if in_gaps is not None:
+        of_param = places.as_strided(param.shape, param.stride(), param.storage_offset())
+        in_gaps = in_gaps[~torch.isin(places, of_param)].clone()
+        assert in_gaps.numel() >= param.numel() / 4
+    optimizer = RMSprop([parameter(3), param], max_grad_norm=1, skip_nonfinite=True, **ALL_STATE)
+    oracle = Oracle(optimizer)
+    for make in (torch.clone, DENSE["permuted"], sliced):
+        param.grad = make(torch.randn(param.shape, dtype=dtype))
+        version = param._version
+        oracle.check_step()
+        assert param._version > version
+    param.grad = torch.full(param.shape, float("nan"), dtype=dtype)
+    version = param._version
+    oracle.check_step()
+    assert (optimizer.skipped, param._version) == (1, version)
+    if in_gaps is not None:
+        now = torch.empty(0, dtype=dtype).set_(param.data.untyped_storage())
+        assert torch.equal(now[~torch.isin(places, of_param)], in_gaps)
+    assert optimizer.state[param]["variance"].numel() == param.numel()
+
+
+def test_gaps_may_come_and_go() -> None:
+    param = parameter(*SHAPE)
+    optimizer = RMSprop([param, parameter(3)], **ALL_STATE)
+    oracle = Oracle(optimizer)
+    oracle.check_step()
+    for layout in (*GAPS.values(), *DENSE.values(), *GAPS.values()):
+        if layout(torch.randn(SHAPE)).shape == SHAPE:
+            param.data = layout(torch.randn(SHAPE))
+            oracle.check_step()
+            oracle.check_step()
 
 
 def test_data_may_be_swapped_between_steps() -> None:

@@ -23,7 +23,8 @@ def test_the_signature_is_torchs_and_then_ours() -> None:
         ]
         for cls in (torch.optim.RMSprop, RMSprop)
     )
-    assert ours == theirs + [(name, inspect.Parameter.KEYWORD_ONLY, off) for name, off in OWN_OPTIONS.items()]
+    keywords = {"fused": None} | OWN_OPTIONS
+    assert ours == theirs + [(name, inspect.Parameter.KEYWORD_ONLY, default) for name, default in keywords.items()]
     assert issubclass(RMSprop, torch.optim.Optimizer)
     assert not issubclass(RMSprop, torch.optim.RMSprop)
     assert f"{RMSprop.__module__}.{RMSprop.__qualname__}" == "rmsprop_fast.torch.RMSprop"  # by which pickles find it
@@ -43,13 +44,83 @@ def test_foreach_is_accepted_and_changes_nothing(foreach: bool | None) -> None:
     Oracle(RMSprop([parameter(3), parameter(2)], foreach=foreach, momentum=0.9)).check_step()
 
 
-@pytest.mark.parametrize(
-    ("option", "reason"), [("capturable", "there are no CUDA graphs"), ("differentiable", "has no derivative")]
-)
-def test_what_a_fused_step_on_the_cpu_cannot_be_is_refused_with_a_reason(option: str, reason: str) -> None:
-    for group, default in (({}, True), ({option: True}, False)):
-        with pytest.raises(ValueError, match=rf"^{option}: expected False, got True: .*{reason}.*torch.optim.RMSprop"):
-            RMSprop([{"params": [parameter(3)], **group}], **{option: default})
+def test_a_step_that_can_be_differentiated_is_refused_with_a_reason() -> None:
+    message = "^differentiable: expected False, got True: .*has no derivative.*torch.optim.RMSprop"
+    for group, default in (({}, True), ({"differentiable": True}, False)):
+        with pytest.raises(ValueError, match=message):
+            RMSprop([{"params": [parameter(3)], **group}], differentiable=default)
+
+
+@pytest.mark.parametrize("in_group", [False, True])
+def test_capturable_on_the_cpu_gives_a_warning_and_changes_nothing(in_group: bool) -> None:
+    options = {"capturable": True}
+    with pytest.warns(UserWarning, match="^capturable: has no meaning on the CPU"):
+        optimizer = RMSprop(
+            [{"params": [parameter(3)], **(options if in_group else {})}], **({} if in_group else options)
+        )
+    oracle = Oracle(optimizer)
+    oracle.check_step()
+    optimizer.load_state_dict(optimizer.state_dict())  # which says nothing
+    assert optimizer.param_groups[0]["capturable"] is True
+
+
+def test_fused_is_what_every_step_is() -> None:
+    param = parameter(3)
+    for fused in (None, True):
+        Oracle(RMSprop([param], fused=fused)).check_step()
+        assert "fused" not in RMSprop([param], fused=fused).param_groups[0]
+    with pytest.raises(ValueError, match=r"^fused: expected None or True, got False: every step is fused"):
+        RMSprop([param], fused=False)
+
+
+@pytest.mark.parametrize("flag", ["centered", "maximize", "lr_in_momentum"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_flags_may_be_0_and_1(flag: str, number: Any) -> None:
+    """As torch takes them."""
+    param = parameter(3)
+    before = param.detach().clone()
+    ways = []
+    for value in (number, bool(number)):
+        param.data.copy_(before)
+        optimizer = RMSprop([param], momentum=0.5, **{flag: value})
+        assert optimizer.param_groups[0].get(flag, 0) == number
+        optimizer.step()
+        optimizer.step()
+        ways.append(everything(optimizer, param))
+    assert ways[0] == ways[1]
+
+
+def test_parameters_of_a_group_may_be_a_tuple() -> None:
+    params = parameter(3), parameter(2)
+    optimizer = RMSprop([{"params": params}], momentum=0.9)
+    oracle = Oracle(optimizer)
+    oracle.check_step()
+    optimizer.param_groups[0]["params"] = params
+    oracle.check_step()
+    assert optimizer.state[params[1]]["step"] == 2
+    optimizer.param_groups[0]["params"] = iter(params)
+    with pytest.raises(TypeError, match=r"^param_groups\[0\]\['params'\]: expected a list or a tuple, got <tuple_it"):
+        optimizer.step()
+
+
+def test_refused_options_leave_a_generator_of_parameters_as_it_was() -> None:
+    params = [parameter(3), parameter(2)]
+    generator = (param for param in params)
+    refused: list[Options] = [{"lr": -1.0}, {"fused": False}, {"differentiable": True}, {"nesterov": True}]
+    for options in refused:
+        with pytest.raises(ValueError, match=f"^{next(iter(options))}: expected"):
+            RMSprop(generator, **options)
+    assert RMSprop(generator).param_groups[0]["params"] == params
+
+
+def test_repr_shows_what_is_not_the_default() -> None:
+    params = [("a", parameter(3))], [("b", parameter(2))]
+    assert repr(RMSprop(params[0][0][1:], foreach=None, nesterov=False)) == "RMSprop (\nParameter Group 0\n)"
+    optimizer = RMSprop([{"params": params[0]}, {"params": params[1], "lr": torch.tensor(0.5)}], max_grad_norm=1)
+    assert repr(optimizer) == (
+        "RMSprop (\nParameter Group 0\n    max_grad_norm: 1\n    param_names: ['a']\n"
+        "\nParameter Group 1\n    lr: 0.5\n    max_grad_norm: 1\n    param_names: ['b']\n)"
+    )
 
 
 BAD_OPTIONS: list[tuple[Options, type[Exception], str]] = [
@@ -67,7 +138,7 @@ BAD_OPTIONS: list[tuple[Options, type[Exception], str]] = [
     ({"weight_decay": -1}, ValueError, "{}weight_decay{}: expected a finite number of at least 0, got -1"),
     ({"momentum": 1.5}, ValueError, "{}momentum{}: expected a number from 0 to 1, got 1.5"),
     ({"momentum": None}, TypeError, "{}momentum{}: expected a number from 0 to 1, got None"),
-    ({"centered": 1}, TypeError, "{}centered{}: expected True or False, got 1"),
+    ({"centered": "no"}, TypeError, "{}centered{}: expected True or False, got 'no'"),
     ({"maximize": None}, TypeError, "{}maximize{}: expected True or False, got None"),
     ({"initial_s": -1}, ValueError, "{}initial_s{}: expected a finite number of at least 0, got -1"),
     ({"clip_value": 0}, ValueError, "{}clip_value{}: expected None or a finite number above 0, got 0"),
@@ -113,7 +184,19 @@ def test_what_concerns_the_whole_gradient_is_the_same_in_all_groups(option: Opti
     assert everything(optimizer, *params) == before
 
 
-def test_an_option_that_got_lost_is_missed() -> None:
+def test_options_of_ours_may_come_and_go() -> None:
+    """A group without one is as one with its default, also right after it had another value."""
+    optimizer = RMSprop([parameter(3)], momentum=0.9)
+    oracle = Oracle(optimizer)
+    group = optimizer.param_groups[0]
+    for nesterov in (None, True, None, None, False, True, None):
+        group.pop("nesterov", None)
+        if nesterov is not None:
+            group["nesterov"] = nesterov
+        oracle.check_step()
+
+
+def test_an_option_of_torch_that_got_lost_is_missed() -> None:
     optimizer = RMSprop([parameter(3)])
     del optimizer.param_groups[0]["alpha"]
     with pytest.raises(ValueError, match=r"^param_groups\[0\]\['alpha'\]: expected a value, got a group without it"):

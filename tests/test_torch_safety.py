@@ -34,7 +34,7 @@ def test_python_code_cannot_take_the_memory_away_between_check_and_step(call: in
 
         def __float__(self) -> float:
             Lr.calls += 1
-            if Lr.calls == call + 1:  # one at construction, and one in each step
+            if Lr.calls == call + 2:  # two at construction, and one in each step
                 param.untyped_storage().resize_(0)
             return 0.01
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import io
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,8 @@ from torch_params import (  # noqa: E402
     numbers,
     parameter,
     renew,
+    same_numbers,
+    through_a_file,
 )
 
 if TYPE_CHECKING:
@@ -38,24 +39,6 @@ if TYPE_CHECKING:
 TORCH, OURS = torch.optim.RMSprop, RMSprop
 CASES: list[Options] = [{}, {"momentum": 0.9, "weight_decay": 0.1}, {"centered": True}, {**ALL_STATE, "maximize": True}]
 ROUTES = [[OURS, TORCH], [TORCH, OURS], [OURS, TORCH, OURS, TORCH], [TORCH, OURS, TORCH, OURS]]
-
-
-def through_a_file(saved: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(saved, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def same_numbers(ours: Any, theirs: Any) -> bool:
-    """Are these two trees of dicts, lists, tensors and others the same, with tensors equal to the byte?"""
-    if isinstance(ours, dict):
-        return ours.keys() == theirs.keys() and all(same_numbers(ours[key], theirs[key]) for key in ours)
-    if isinstance(ours, list):
-        return len(ours) == len(theirs) and all(map(same_numbers, ours, theirs))
-    if isinstance(ours, torch.Tensor):
-        return ours.dtype == theirs.dtype and same_bits(numbers(ours), numbers(theirs))
-    return bool(ours == theirs)
 
 
 def stepped(options: Options, *params: Tensor, steps: int = 2) -> RMSprop:

@@ -27,6 +27,7 @@ from torch_params import (  # noqa: E402
     flat,
     magnitudes,
     parameter,
+    pytorchs_cases,
 )
 
 if TYPE_CHECKING:
@@ -297,15 +298,9 @@ def test_halves_go_where_float32_goes_but_for_their_rounding(case: str, dtype: A
 # --- PyTorch's own inputs --------------------------------------------------------------------------------------------
 
 
-def optimizer_info() -> Any:
-    """Return what PyTorch's own tests of RMSprop are made from."""
-    common = pytest.importorskip("torch.testing._internal.common_optimizers")
-    return next(info for info in common.optim_db if info.optim_cls is torch.optim.RMSprop)
-
-
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 def test_pytorchs_inputs(dtype: Any) -> None:
-    problem, inputs = Problem(dtype), optimizer_info().optim_inputs_func("cpu")
+    problem, inputs = Problem(dtype), pytorchs_cases().optim_inputs_func("cpu")
     assert len(inputs) >= 8
     for case in inputs:
 
@@ -320,7 +315,7 @@ def test_pytorchs_inputs(dtype: Any) -> None:
 def test_pytorchs_schedulers(dtype: Any) -> None:
     """The loss, which one of them wants to know, does not fall; so that the rate does."""
     problem = Problem(dtype)
-    for constructors in optimizer_info().scheduler_inputs:
+    for constructors in pytorchs_cases().scheduler_inputs:
 
         def scheduled(cls: Any, rates: list[float], constructors: Any = constructors) -> Array:
             schedulers: list[Any] = []
@@ -344,24 +339,3 @@ def test_pytorchs_schedulers(dtype: Any) -> None:
         assert our_rates == their_rates
         assert len(set(our_rates)) > 10
         assert difference(found, expected) <= TOLERANCES[dtype]
-
-
-def test_pytorchs_errors() -> None:
-    """Of the same types; messages for options are our own, and have the name and the value."""
-    inputs = optimizer_info().optim_error_inputs_func("cpu", torch.float32)
-    assert len(inputs) >= 7
-    for case in inputs:
-        given = case.optimizer_error_input
-        params = given.params if given.params is not None else [parameter(1, 1)]
-        if case.error_type is UserWarning:
-            with pytest.warns(UserWarning, match=case.error_regex):
-                RMSprop(params, **given.kwargs)
-            continue
-        with pytest.raises(case.error_type) as error:
-            RMSprop(params, **given.kwargs)
-        refused = "lr" if "lr" in case.error_regex else next(iter(given.kwargs.keys() - {"lr"}), None)
-        if refused is None:
-            assert error.match(case.error_regex)
-        else:
-            assert str(error.value).startswith(f"{refused}: expected ")
-            assert repr(given.kwargs[refused]) in str(error.value)

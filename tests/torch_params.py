@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
+import pytest
 import torch
 
-from bits import Array
+from bits import Array, same_bits
 from tolerances import TOLERANCE, TOLERANCE_FLOAT64
 
 Tensor: TypeAlias = Any
@@ -22,6 +24,12 @@ TOLERANCES = {
     torch.complex64: TOLERANCE,
     torch.complex128: TOLERANCE_FLOAT64,
 }
+
+
+def pytorchs_cases() -> Any:
+    """Return what PyTorch's own tests of RMSprop are made from."""
+    common = pytest.importorskip("torch.testing._internal.common_optimizers")
+    return next(info for info in common.optim_db if info.optim_cls is torch.optim.RMSprop)
 
 
 def parameter(*shape: int, dtype: Any = torch.float32) -> Tensor:
@@ -64,3 +72,22 @@ def misaligned(tensor: Tensor) -> Tensor:
     """Return the same numbers in memory that begins one byte after where it should."""
     memory = bytearray(b"x" + numbers(tensor).tobytes())
     return torch.frombuffer(memory, dtype=tensor.dtype, offset=1).view(tensor.shape)
+
+
+def through_a_file(saved: Any) -> Any:
+    """Return what loads from a file into which it is saved."""
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def same_numbers(ours: Any, theirs: Any) -> bool:
+    """Are these two trees of dicts, lists, tensors and others the same, with tensors equal to the byte?"""
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same_numbers(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(same_numbers, ours, theirs))
+    if isinstance(ours, torch.Tensor):
+        return ours.dtype == theirs.dtype and same_bits(numbers(ours), numbers(theirs))
+    return bool(ours == theirs)

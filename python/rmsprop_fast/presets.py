@@ -7,7 +7,7 @@ Each function returns the hyper-parameters with which `rmsprop_fast.init` does w
 The arguments are those of the framework that have a counterpart, under our names and with the framework's defaults. All
 keep, with ``centered``, the mean m of the gradient and divide by the root of ``s - m**2``, which rounding can make
 negative, and then NaN; `rmsprop_fast` keeps this variance itself and stays finite. Otherwise results differ only by
-rounding.
+rounding, but for gradients so large that their square overflows: see `torch`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ def torch(
     -------
     dict
         Keyword arguments of `rmsprop_fast.init`.
+
+    Notes
+    -----
+    In float32, s becomes infinite with a gradient beyond 1.8e19, and its parameter never moves again. PyTorch, which
+    computes ``((1 - rho) * g) * g``, comes to that with a gradient beyond 1.8e20 (rho = 0.99). Where there are such
+    gradients, add ``skip_nonfinite=True`` or ``clip_value=1e18``.
     """
     return {
         "lr": lr,

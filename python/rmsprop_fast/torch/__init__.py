@@ -9,7 +9,7 @@
 import torch
 
 if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
-    raise ImportError(f"rmsprop_fast.torch: expected PyTorch 2.10 or newer, got {torch.__version__}")
+    raise ImportError(f"rmsprop_fast.torch: expected PyTorch 2.13 or newer, got {torch.__version__}")
 
 from rmsprop_fast.torch.optimizer import RMSprop
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, overload
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from torch.optim.optimizer import ParamsT
 
+_Loss = TypeVar("_Loss", float, Tensor)
+
 
 class RMSprop(torch.optim.Optimizer):
     """`torch.optim.RMSprop` as one fused pass over all parameters, in place, on the CPU.
@@ -30,8 +33,9 @@ class RMSprop(torch.optim.Optimizer):
     Parameters
     ----------
     params : iterable of tensors, of (name, tensor) pairs, or of dicts
-        float32, float64, float16, bfloat16, complex64 or complex128, on the CPU, dense in any memory order; or DTensors
-        with such shards. For halves, computations and state are in float32. A dict is a group with options of its own.
+        float32, float64, float16, bfloat16, complex64 or complex128, on the CPU, in any memory order; or DTensors with
+        such shards. For float16 and bfloat16, computations and state are in float32; gradients of these and of float32
+        may be of any of the three types (``param.grad_dtype``). A dict is a group with options of its own.
     lr : float or Tensor, default 1e-2
         Learning rate; a tensor has one element.
     alpha : float, default 0.99
@@ -44,12 +48,16 @@ class RMSprop(torch.optim.Optimizer):
         Decay rate of the momentum buffer, from 0 to 1.
     centered : bool, default False
         Divide by the standard deviation of the gradient.
-    capturable, differentiable : bool, default False
-        Must be False: there are no CUDA graphs on the CPU, and a fused step has no derivative.
+    capturable : bool, default False
+        Has no meaning on the CPU, where there are no CUDA graphs; True gives a warning.
     foreach : bool, optional
         Has no meaning here, and is ignored.
     maximize : bool, default False
         Ascend.
+    differentiable : bool, default False
+        Must be False: a fused step has no derivative.
+    fused : bool, optional
+        None or True: every step is fused. It is no option of groups.
     nesterov : bool, default False
         Nesterov's momentum, as in optax; needs momentum.
     lr_in_momentum : bool, default False
@@ -78,9 +86,20 @@ class RMSprop(torch.optim.Optimizer):
 
     Notes
     -----
+    It is a `torch.optim.Optimizer`, but ``isinstance(optimizer, torch.optim.RMSprop)`` is False.
+
     ``max_grad_norm`` and ``skip_nonfinite`` are for the whole gradient, so they must be the same in all groups. Where
-    parameters are DTensors, the norm is that over all processes. `torch.distributed.optim.ZeroRedundancyOptimizer`
+    parameters are DTensors, the norm is that over all processes. Of optimizers with one parameter each, as for steps in
+    hooks of the backward pass, each clips its own gradient alone. `torch.distributed.optim.ZeroRedundancyOptimizer`
     gives each process an optimizer of some of the parameters, which knows nothing of the others: clip before the step.
+
+    A gradient beyond 1.8e19 (1.3e154 for float64) has a square that overflows: square_avg becomes infinite, and the
+    element never moves again. `torch.optim.RMSprop` multiplies by ``1 - alpha`` first, and comes to that at 1.8e20.
+    ``skip_nonfinite``, ``clip_value=1e18`` or ``max_grad_norm`` prevent it.
+
+    A parameter with gaps in its memory, such as ``weight[..., 0]``, is copied into dense memory, stepped there and
+    copied back: that takes longer, and what other threads or processes write meanwhile is lost. In its gaps there must
+    be nothing else that the step reads or writes, such as ``weight[..., 1]``.
 
     Options that `torch.optim.RMSprop` does not have are in ``param_groups``, and so in state dicts, only where they are
     given and are not the defaults. So `torch.distributed.checkpoint` loads what either of both has saved, but for two
@@ -107,6 +126,7 @@ class RMSprop(torch.optim.Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         *,
+        fused: bool | None = None,
         nesterov: bool = False,
         lr_in_momentum: bool = False,
         eps_inside_sqrt: bool = False,
@@ -117,29 +137,13 @@ class RMSprop(torch.optim.Optimizer):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
     ) -> None:
+        given = {key: value for key, value in locals().items() if key in _DEFAULTS}
         self._kernel = _make_kernel()
-        given = {
-            "lr": lr,
-            "momentum": momentum,
-            "alpha": alpha,
-            "eps": eps,
-            "centered": centered,
-            "weight_decay": weight_decay,
-            "capturable": capturable,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "nesterov": nesterov,
-            "lr_in_momentum": lr_in_momentum,
-            "eps_inside_sqrt": eps_inside_sqrt,
-            "initial_s": initial_s,
-            "bias_correction": bias_correction,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "clip_value": clip_value,
-            "max_grad_norm": max_grad_norm,
-            "skip_nonfinite": skip_nonfinite,
-        }
-        super().__init__(params, {key: value for key, value in given.items() if not _is_neutral(key, value)})
+        if fused not in (None, True):
+            raise ValueError(f"fused: expected None or True, got {fused!r}: every step is fused")
+        self._require_legal(given)  # before a generator of parameters is used up
+        unused = {key for key, value in given.items() if key in _NEUTRAL and _is_default(key, value)}
+        super().__init__(params, {key: given[key] for key in given if key not in unused})
 
     @property
     def grad_norm(self) -> float | None:
@@ -154,8 +158,8 @@ class RMSprop(torch.optim.Optimizer):
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update, in place, all parameters that have a gradient.
 
         Parameters
@@ -192,7 +196,7 @@ class RMSprop(torch.optim.Optimizer):
             or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
         )
 
-    def _update(self, closure: Callable[[], float] | None = None) -> float | None:
+    def _update(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -210,8 +214,8 @@ class RMSprop(torch.optim.Optimizer):
             raise
         return loss
 
-    _opaque_update: Callable[..., float | None] = torch.compiler.disable(_update)  # type: ignore[no-untyped-call]
-    _observed_update: Callable[..., float | None] = torch.compiler.disable(  # type: ignore[no-untyped-call]
+    _opaque_update: Callable[..., Any] = torch.compiler.disable(_update)  # type: ignore[no-untyped-call]
+    _observed_update: Callable[..., Any] = torch.compiler.disable(  # type: ignore[no-untyped-call]
         torch.optim.Optimizer.profile_hook_step(_update)
     )
 
@@ -226,6 +230,17 @@ class RMSprop(torch.optim.Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
+        if param_group["capturable"]:
+            warnings.warn("capturable: has no meaning on the CPU, where there are no CUDA graphs", stacklevel=2)
+
+    def __repr__(self) -> str:
+        """Show the options that are not the defaults, group by group."""
+        text = f"{type(self).__name__} ("
+        for index, group in enumerate(self.param_groups):
+            text += f"\nParameter Group {index}\n"
+            shown = {key: group[key] for key in sorted(group.keys() - {"params"})}
+            text += "".join(f"    {key}: {value}\n" for key, value in shown.items() if not _is_default(key, value))
+        return text + ")"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as `torch.optim.Optimizer.state_dict`; `torch.optim.RMSprop` can load it.
@@ -264,15 +279,11 @@ class RMSprop(torch.optim.Optimizer):
 
     def _require_legal(self, group: dict[str, Any]) -> None:
         self._kernel.require_legal(group)
-        reasons = {
-            "capturable": "there are no CUDA graphs on the CPU",
-            "differentiable": "a fused step has no derivative",
-        }
-        for key, reason in reasons.items():
-            if group[key]:
-                raise ValueError(
-                    f"{key}: expected False, got {group[key]!r}: {reason}; torch.optim.RMSprop has this option"
-                )
+        if group["differentiable"]:
+            raise ValueError(
+                f"differentiable: expected False, got {group['differentiable']!r}: a fused step has no derivative; "
+                "torch.optim.RMSprop has this option"
+            )
 
     def _norm_over_processes(self) -> float | None:
         return norm_over_processes([param for group in self.param_groups for param in group["params"]])
@@ -293,18 +304,20 @@ class RMSprop(torch.optim.Optimizer):
         before.setdefault(param.tensor, given)  # the first one, should a parameter come twice
         self.state[param.tensor] = state
         kept = (plain(state[key], param.name) if key in state else None for key in KEPT)
-        return param.plain, gradient, *kept, state["step"]
+        return param.plain, gradient, *kept, state["step"], param.with_gaps
 
 
 _PARAMETERS = inspect.signature(RMSprop).parameters
-_DEFAULTS = {key: parameter.default for key, parameter in _PARAMETERS.items() if key != "params"}
+_DEFAULTS = {key: parameter.default for key, parameter in _PARAMETERS.items() if key not in ("params", "fused")}
 # Those that torch.optim.RMSprop does not have. A group without one of them is as if it had this value, so that its
 # checkpoints load here, and today's when there are more of them.
-_NEUTRAL = {key: _DEFAULTS[key] for key, parameter in _PARAMETERS.items() if parameter.kind == parameter.KEYWORD_ONLY}
+_NEUTRAL = {
+    key: default for key, default in _DEFAULTS.items() if _PARAMETERS[key].kind == inspect.Parameter.KEYWORD_ONLY
+}
 
 
-def _is_neutral(key: str, value: object) -> bool:
-    return key in _NEUTRAL and not isinstance(value, Tensor) and value == _NEUTRAL[key]
+def _is_default(key: str, value: object) -> bool:
+    return key in _DEFAULTS and not isinstance(value, Tensor) and value == _DEFAULTS[key]
 
 
 def _make_kernel() -> _core.ParamGroups:

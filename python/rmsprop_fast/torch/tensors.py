@@ -20,6 +20,7 @@ class Param(NamedTuple):
     tensor: Tensor  # as it is in its group
     plain: Tensor  # its numbers in memory
     name: str
+    with_gaps: Tensor | None  # what `plain` is to become a copy of, and to be copied to
 
 
 def require_cpu(tensor: Tensor, name: str) -> None:
@@ -58,14 +59,16 @@ def fitting_param(tensor: Tensor, name: str) -> Param:
     """Return the parameter, or raise why it cannot be updated in place."""
     numbers = plain(tensor, name)
     why = _core.misfit("param", numbers, numbers)
-    if why == "order":
+    if why == "gaps":
+        return Param(tensor, plain(torch.empty_like(tensor), name), name, numbers)
+    if why == "overlap":
         raise ValueError(
-            f"{name}: expected dense memory, got shape {tuple(numbers.shape)} with strides {numbers.stride()}; make "
-            "the parameter from tensor.contiguous()"
+            f"{name}: expected elements apart from each other, got shape {tuple(numbers.shape)} with strides "
+            f"{numbers.stride()}; make the parameter from tensor.contiguous()"
         )
     if why == "address":
         raise ValueError(f"{name}: expected memory aligned to {numbers.element_size()} bytes, got {numbers.data_ptr()}")
-    return Param(tensor, numbers, name)
+    return Param(tensor, numbers, name, None)
 
 
 def fitting_gradient(grad: Tensor, param: Param) -> Tensor:
@@ -81,9 +84,9 @@ def fitting_gradient(grad: Tensor, param: Param) -> Tensor:
     _require_shape(numbers, param.plain, name)
     why = _core.misfit("grad", numbers, param.plain)
     if why == "element":
-        computed_in = _COMPUTE_DTYPES[param.plain.dtype]
-        expected = " or ".join(str(dtype) for dtype, other in _COMPUTE_DTYPES.items() if other == computed_in)
-        raise TypeError(f"{name}: expected {expected}, got {numbers.dtype}")
+        like = param.plain
+        fitting = [str(t) for t in _DTYPES if not _core.misfit("grad", torch.empty_like(like, dtype=t), like)]
+        raise TypeError(f"{name}: expected {' or '.join(fitting)}, got {numbers.dtype}")
     if why is None:
         return numbers
     return torch.empty_like(param.plain, dtype=numbers.dtype).copy_(numbers)

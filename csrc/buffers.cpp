@@ -5,7 +5,6 @@
 #include <cstring>
 #include <utility>
 
-#include "arrays.hpp"
 #include "sparse.hpp"
 
 namespace rmsprop_fast {
@@ -36,7 +35,7 @@ void Buffers::keep(const Hyper& hyper) {
   const auto zeros = py::module_::import("numpy").attr("zeros");
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     // A leaf that can have no rows is one row.
-    const auto rows = row_width(layouts_[i]) ? static_cast<std::size_t>(layouts_[i].shape[0]) : layouts_[i].size > 0;
+    const auto rows = row_width(layouts_[i]) ? static_cast<std::size_t>(layouts_[i].shape[0]) : 1;
     last_.push_back(zeros(rows + 1, "int64"));
     touched_[i].last = static_cast<std::int64_t*>(py::reinterpret_borrow<py::array>(last_[i]).mutable_data());
   }

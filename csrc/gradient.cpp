@@ -40,8 +40,7 @@ bool has_finite_squares(const Leaf& leaf, const double* sums, double multiplier,
     // the root of the sum, plus its rounding errors.
     if (has_finite_square(leaf, multiplier, 1.001 * std::sqrt(*sums++))) continue;
     const Reduction largest = kernels.largest[static_cast<int>(compute_type(leaf.grad_element))];
-    if (!has_finite_square(leaf, multiplier, largest(leaf, begin, std::min(begin + block_size, size))))
-      return false;
+    if (!has_finite_square(leaf, multiplier, largest(leaf, begin, std::min(begin + block_size, size)))) return false;
   }
   return true;
 }

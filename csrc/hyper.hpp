@@ -7,8 +7,8 @@ namespace rmsprop_fast {
 
 constexpr double no_limit = HUGE_VAL;
 
-// What becomes of the rows that a sparse gradient does not have: they stay as they are; they take a step with a gradient
-// of zeros; or they do so when they are next touched.
+// What becomes of the rows that a sparse gradient does not have: they stay as they are; they take a step with a
+// gradient of zeros; or they do so when they are next touched.
 enum class Lazy { rows, dense, catch_up };
 constexpr const char* lazy_names[] = {"rows", "dense", "catch_up"};
 

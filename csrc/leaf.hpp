@@ -33,8 +33,8 @@ struct Leaf {
   std::size_t size = 0;
   Element element = Element::float32;
   Element grad_element = Element::float32;
-  const Hyper* hyper = nullptr;  // may be those of many leaves
-  double steps = 0;              // that were taken before this one
+  const Hyper* hyper = nullptr;      // may be those of many leaves
+  double steps = 0;                  // that were taken before this one
   const Touched* touched = nullptr;  // null: the gradient is dense, and so is the step
 };
 

@@ -101,7 +101,8 @@ std::unique_ptr<State> init(const py::args& positional, const py::kwargs& named)
 Rows make_rows(const py::object& rows, const py::object& values) {
   for (const auto& [name, array] : {std::pair("rows", rows), std::pair("values", values)})
     if (!py::isinstance<py::array>(array))
-      throw py::type_error(std::string("Rows: expected an array as ") + name + ", got " + Py_TYPE(array.ptr())->tp_name);
+      throw py::type_error(std::string("Rows: expected an array as ") + name + ", got " +
+                           Py_TYPE(array.ptr())->tp_name);
   return {rows, values};
 }
 

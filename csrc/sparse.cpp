@@ -57,10 +57,9 @@ class Elements {
  public:
   Elements(py::handle matrix, const Layout& layout, const Name& name)
       : matrix_(matrix), layout_(layout), name_(name()), format_(py::str(matrix.attr("format"))) {
-    const py::object shape = matrix.attr("shape");
-    if (!shape.equal(py::tuple(py::cast(layout.shape))))
-      throw py::value_error(name_ + ": expected shape " + tuple_text(layout.shape) + ", got " +
-                            std::string(py::str(shape)));
+    const std::string shape = py::str(matrix.attr("shape"));
+    if (shape != tuple_text(layout.shape))
+      throw py::value_error(name_ + ": expected shape " + tuple_text(layout.shape) + ", got " + shape);
   }
 
   Memory read(const Name& name, RowSums& sums) {
@@ -99,8 +98,8 @@ class Elements {
     require_length(rows, "row", count);
     require_length(columns, "col", count);
     for (std::int64_t i = 0; i < count; ++i)
-      places[i] = place(require_in(rows, i, layout_.shape[0], row_name),
-                        require_in(columns, i, layout_.shape[1], column_name));
+      places[i] =
+          place(require_in(rows, i, layout_.shape[0], row_name), require_in(columns, i, layout_.shape[1], column_name));
   }
 
   void read_compressed(std::int64_t* places, std::int64_t count, std::size_t axis) const {
@@ -139,7 +138,8 @@ bool is_sparse(py::handle object) {
 }
 
 std::optional<std::size_t> row_width(const Layout& layout) {
-  if (layout.shape.empty() || layout.size == 0) return std::nullopt;
+  if (layout.shape.empty()) return std::nullopt;
+  if (layout.size == 0) return 0;
   const std::size_t width = layout.size / static_cast<std::size_t>(layout.shape[0]);
   const bool is_outermost = layout.shape[0] == 1 || layout.strides[0] == static_cast<std::int64_t>(width);
   return is_outermost ? std::optional(width) : std::nullopt;
@@ -160,18 +160,18 @@ std::size_t add_up(py::handle gradient, const Layout& layout, const Name& name, 
   if (layout.shape.empty()) throw py::value_error(name() + ": expected a number or an array without axes, got Rows");
   const Integers rows = require_integers(given.rows, name() + ".rows");
   const auto width = row_width(layout);
-  if (!width && layout.size > 0)
+  if (!width)
     throw py::value_error(name() + ": expected a parameter whose first axis is the outermost in memory, got strides " +
                           tuple_text(in_bytes(layout.strides, layout.element)));
   std::vector<std::int64_t> shape = layout.shape, strides = layout.strides;  // in memory, a row lies as the parameter's
   shape[0] = rows.count;
-  strides[0] = static_cast<std::int64_t>(width.value_or(0));
+  strides[0] = static_cast<std::int64_t>(*width);
   const Memory values = require_values(given.values, layout.element, shape, strides, name);
   std::int64_t* const places = sums.make_room(static_cast<std::size_t>(rows.count));
   const std::string rows_name = name() + ".rows";
   for (std::int64_t i = 0; i < rows.count; ++i) places[i] = require_in(rows, i, layout.shape[0], rows_name);
-  sums.add_up(values.data, values.element, width.value_or(0), layout.shape[0], computed_in, kernels);
-  return width.value_or(0);
+  sums.add_up(values.data, values.element, *width, layout.shape[0], computed_in, kernels);
+  return *width;
 }
 
 }  // namespace rmsprop_fast

@@ -15,7 +15,7 @@ struct Rows {
 
 bool is_sparse(py::handle object);
 
-// How the rows of a parameter lie: null if its first axis is not the outermost one in memory.
+// How many elements a row of the parameter has; null if it has no rows side by side in memory, one after another.
 std::optional<std::size_t> row_width(const Layout& layout);
 
 // Adds up the rows of a sparse gradient of a parameter with this layout, and returns how wide they are; or throws.

@@ -61,14 +61,15 @@ bool run_serially(const Work& work) {
 
 // When the last piece of the gradient is summed up, whoever did it concludes, and all go on.
 bool run_on_threads(const Work& work, int seats, int threads) {
-  if (work.norm && work.hyper.needs_gradient && !conclude(work)) return false;
+  const std::size_t to_sum = work.hyper.needs_gradient && !work.norm ? Walk(work.leaves, gradient_size).length() : 0;
+  if (work.hyper.needs_gradient && to_sum == 0 && !conclude(work)) return false;
   thread_local Pieces of_sums, of_updates;  // a caller's own, so that a step allocates nothing
   Pieces &sums = of_sums, &updates = of_updates;
   updates.share_out(Walk(work.leaves, leaf_size).length(), seats);
   std::atomic<std::size_t> unfinished = 0;  // sums, and the conclusion
   bool goes_on = true;
-  if (work.hyper.needs_gradient && !work.norm) {
-    sums.share_out(Walk(work.leaves, gradient_size).length(), seats);
+  if (to_sum > 0) {
+    sums.share_out(to_sum, seats);
     unfinished = sums.count() + 1;
   }
 

@@ -47,6 +47,7 @@ def test_calls_go_one_way() -> None:
         "dispatch.hpp": {"kernel.hpp"},
         "gradient.hpp": {"kernel.hpp"},
         "pieces.hpp": {"kernel.hpp"},
+        "rows.hpp": {"kernel.hpp"},
         "openmp.hpp": set(),
         "cpus.hpp": set(),
         "threads.hpp": set(),
@@ -61,7 +62,8 @@ def test_calls_go_one_way() -> None:
         "cpus.cpp": {"cpus.hpp", "openmp.hpp"},
         "threads.cpp": {"cpus.hpp", "openmp.hpp", "threads.hpp"},
         "workers.cpp": {"cpus.hpp", "workers.hpp"},
-        "step.cpp": {"openmp.hpp", "pieces.hpp", "step.hpp", "threads.hpp", "workers.hpp"},
+        "rows.cpp": {"rows.hpp"},
+        "step.cpp": {"openmp.hpp", "pieces.hpp", "rows.hpp", "step.hpp", "threads.hpp", "workers.hpp"},
     }
     fronts = {
         "in_use.hpp": set(),
@@ -70,7 +72,9 @@ def test_calls_go_one_way() -> None:
         "values.hpp": set(),
         "tree.hpp": set(),
         "options.hpp": {"elements.hpp", "hyper.hpp", "values.hpp"},
-        "buffers.hpp": {"fit.hpp", "options.hpp", "tree.hpp"},
+        "arrays.hpp": {"fit.hpp", "options.hpp", "tree.hpp"},
+        "sparse.hpp": {"arrays.hpp", "rows.hpp"},
+        "buffers.hpp": {"arrays.hpp", "rows.hpp"},
         "state.hpp": {"buffers.hpp", "gradient.hpp", "hyper.hpp", "in_use.hpp", "options.hpp", "step.hpp"},
         "tensors.hpp": {"fit.hpp", "values.hpp"},
         "group_options.hpp": {"hyper.hpp", "options.hpp", "tensors.hpp"},
@@ -80,14 +84,16 @@ def test_calls_go_one_way() -> None:
         "values.cpp": {"values.hpp"},
         "tree.cpp": {"tree.hpp", "values.hpp"},
         "options.cpp": {"options.hpp"},
-        "buffers.cpp": {"buffers.hpp"},
-        "state.cpp": {"state.hpp"},
+        "arrays.cpp": {"arrays.hpp"},
+        "sparse.cpp": {"sparse.hpp"},
+        "buffers.cpp": {"buffers.hpp", "sparse.hpp"},
+        "state.cpp": {"dispatch.hpp", "state.hpp"},
         "tensors.cpp": {"dlpack.hpp", "tensors.hpp"},
         "group_options.cpp": {"group_options.hpp"},
         "param_groups.cpp": {"param_groups.hpp"},
         "module.cpp": {
-            *("cpus.hpp", "dispatch.hpp", "docs.hpp", "openmp.hpp", "param_groups.hpp", "state.hpp", "step.hpp"),
-            *("threads.hpp", "workers.hpp"),
+            *("cpus.hpp", "dispatch.hpp", "docs.hpp", "openmp.hpp", "param_groups.hpp", "sparse.hpp"),
+            *("state.hpp", "step.hpp", "threads.hpp", "workers.hpp"),
         },
     }
     sources = {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.[ch]pp")}
@@ -120,7 +126,7 @@ def test_a_hyper_parameter_is_one_row() -> None:
     sources = {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.[ch]pp")}
     struct = sources["hyper.hpp"].split("struct Hyper {")[1].split("\n\n")[0]
     names = list(inspect.signature(rf.init).parameters)[1:]
-    assert names == re.findall(r"(?:double|bool) (\w+) = ", struct)
+    assert names == re.findall(r"(?:double|bool|Lazy) (\w+) = ", struct)
     for name in names:
         quoted = [file for file, source in sources.items() for _ in re.findall(rf'"{name}[" =]', source)]
         assert set(quoted) == {"options.cpp"}
@@ -166,7 +172,7 @@ def run_examples(page: str, tmp_path: Path, *, with_torch: bool = False) -> None
     subprocess.run([sys.executable, "-c", "\n".join(wanted)], check=True, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/fit.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/fit.md", "docs/sparse.md"])
 def test_the_examples_run(page: str, tmp_path: Path) -> None:
     run_examples(page, tmp_path)
 

@@ -1,4 +1,4 @@
-"""Sparse gradients: rows and stored elements are stepped as the reference steps them, byte for byte, and nothing else."""
+"""Sparse gradients: rows, and stored elements, are stepped as by the reference, byte for byte, and others are not."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def is_possible(lazy: str, options: dict[str, Any]) -> bool:
     return lazy != "catch_up" or not {"momentum", "centered", "weight_decay", "bias_correction"} & options.keys()
 
 
-def random_rows(random: np.random.Generator, shape: tuple[int, ...], count: int, dtype: Any) -> rf.Rows:
-    rows = random.integers(0, shape[0], count).astype(random.choice([np.int32, np.int64]))
+def random_rows(random: np.random.Generator, shape: tuple[int, ...], count: Any, dtype: Any) -> rf.Rows:
+    rows = random.integers(0, shape[0], count).astype(np.int32 if random.random() < 0.5 else np.int64)
     return rf.Rows(rows, random.standard_normal((count, *shape[1:])).astype(dtype))
 
 
@@ -61,7 +61,8 @@ def assert_steps_are_those_of_the_reference(
             assert same_bits(params[name], expected[name])
             for kept in ("s", "variance", "grad_avg", "momentum_buffer", "_last"):
                 trees = [getattr(state, kept) for state in states]
-                assert trees[0] is None or np.array_equal(trees[0][name], trees[1][name], equal_nan=True)
+                if trees[0] is not None and params[name].size:
+                    np.testing.assert_array_equal(trees[0][name], trees[1][name])
 
 
 @pytest.mark.parametrize("lazy", LAZY)
@@ -69,10 +70,9 @@ def assert_steps_are_those_of_the_reference(
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_rows_are_stepped_as_by_the_reference(lazy: str, dtype: Any, options: dict[str, Any]) -> None:
     if not is_possible(lazy, options):
-        option = next(name for name in options if name in ("momentum", "centered", "weight_decay", "bias_correction"))
-        with pytest.raises(ValueError, match=r"expected .* with lazy='catch_up', got") as caught:
+        refused = "momentum|centered|weight_decay|bias_correction"
+        with pytest.raises(ValueError, match=rf"^({refused}): expected .* with lazy='catch_up', got"):
             rf.init(np.zeros(2), lazy=lazy, **options)
-        assert option in ("momentum", "centered", "weight_decay", "bias_correction") and str(caught.value)
         return
     random = np.random.default_rng(0)
     shapes = {"table": (50, 7), "deep": (6, 3, 130), "list": (300,), "dense": (40,), "number": ()}
@@ -234,30 +234,30 @@ def csr(indices: list[int], indptr: list[int]) -> Any:
         (rf.Rows(np.array([[0, 1]]), VALUES), "grads['w'].rows: expected one axis, got int64 of shape (1, 2)"),
         (
             rf.Rows(np.array([0, 1, 2]), VALUES),
-            "grads['w']: expected float32 or float16 or bfloat16 of shape (3, 3), got",
+            "grads['w']: expected float32 of shape (3, 3), got float32",
         ),
         (
             rf.Rows(np.array([0, 1]), VALUES[:, :2]),
-            "grads['w']: expected float32 of shape (2, 3), got float32 of shape (2, 2)",
+            "grads['w']: expected float32 of shape (2, 3), got float32",
         ),
         (
             rf.Rows(np.array([0, 1]), VALUES.astype(float)),
-            "grads['w']: expected float32 or float16 or bfloat16 of shape",
+            "grads['w']: expected float32 or float16 or",
         ),
         (rf.Rows(np.array([0, 1]), np.asfortranarray(VALUES)), "grads['w']: expected strides (12, 4)"),
         (scipy.sparse.csr_array((3, 4), dtype=np.float32), "grads['w']: expected shape (4, 3), got (3, 4)"),
         (
             scipy.sparse.csr_array((4, 3)),
-            "grads['w']: expected float32 or float16 or bfloat16 of shape (0,), got float64",
+            "grads['w']: expected float32 or float16 or bfloat16 of",
         ),
         (scipy.sparse.lil_array((4, 3), dtype=np.float32), "grads['w']: expected a sparse matrix in CSR, CSC or COO"),
         (
             csr([1, 0], [0, 2, 2, 2, 2]),
-            "grads['w']: expected sorted indices without duplicates (sum_duplicates() makes",
+            "grads['w']: expected sorted indices without duplicates",
         ),
         (
             csr([1, 1], [0, 2, 2, 2, 2]),
-            "grads['w']: expected sorted indices without duplicates (sum_duplicates() makes",
+            "grads['w']: expected sorted indices without duplicates",
         ),
         (csr([0, 3], [0, 2, 2, 2, 2]), "grads['w'].indices[1]: expected a number from 0 to 2, got 3"),
         (csr([0, 1], [0, 2, 1, 2, 2]), "grads['w'].indptr[2]: expected a number from 2 to 2, got 1"),
@@ -267,7 +267,7 @@ def csr(indices: list[int], indptr: list[int]) -> Any:
     ],
 )
 def test_what_is_refused(gradient: Any, message: str) -> None:
-    params = {"b": np.ones(2), "w": W.copy()}
+    params: dict[str, Any] = {"b": np.ones(2), "w": W.copy()}
     state = rf.init(params)
     with pytest.raises((TypeError, ValueError), match=r".") as caught:
         rf.step(params, {"b": np.ones(2), "w": gradient}, state)
@@ -288,16 +288,12 @@ def test_what_else_is_refused() -> None:
     with pytest.raises(ValueError, match=r"grads: expected a number or an array without axes, got Rows"):
         rf.step(np.array(1.0), rf.Rows(np.array([0]), np.ones(1)), rf.init(np.array(1.0)))
     p = np.asfortranarray(np.ones((4, 3)))
-    with pytest.raises(
-        ValueError, match=r"grads: expected a parameter whose first axis is the outermost in memory, got"
-    ):
+    with pytest.raises(ValueError, match=r"grads: expected a parameter whose first axis is the outermost in memory"):
         rf.step(p, rf.Rows(np.array([0]), np.ones((1, 3))), rf.init(p))
     p = np.ones((4, 3))
     with pytest.raises(TypeError, match=r"grads: expected Rows or a dense array with lazy='catch_up', got a sparse"):
         rf.step(p, scipy.sparse.csr_array(p), rf.init(p, lazy="catch_up"))
-    with pytest.raises(
-        ValueError, match=r"grads: expected a dense array or Rows for a parameter of shape \(3,\), got a"
-    ):
+    with pytest.raises(ValueError, match=r"grads: expected a dense array or Rows for a parameter of shape \(3,\)"):
         rf.step(np.ones(3), scipy.sparse.coo_array(np.ones(3)), rf.init(np.ones(3)))
     with pytest.raises(ValueError, match=r"lazy: expected 'rows', 'dense' or 'catch_up', got 'eager'"):
         rf.init(p, lazy="eager")
@@ -335,3 +331,31 @@ def test_a_call_needs_memory_of_the_gradient_not_of_the_table() -> None:
     tracemalloc.stop()
     assert peak < 10_000
     assert np.count_nonzero(p) == 800
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rows_are_stepped_as_by_tensorflow(momentum: float) -> None:
+    """Its op steps a row that comes twice two times, so here each comes once; momentum of other rows does not decay."""
+    tensorflow = pytest.importorskip("tensorflow")
+    random = np.random.default_rng(0)
+    p = random.standard_normal((20, 4)).astype(np.float32)
+    variables = [tensorflow.Variable(values) for values in (p, np.ones_like(p), np.zeros_like(p))]
+    var, ms, mom = (variable.handle for variable in variables)
+    state = rf.init(p, **rf.presets.tf1(lr=0.1, momentum=momentum), lazy="rows")
+    for _ in range(100):
+        rows = random.permutation(20)[:5]
+        values = random.standard_normal((5, 4)).astype(np.float32)
+        tensorflow.raw_ops.ResourceSparseApplyRMSProp(
+            var=var,
+            ms=ms,
+            mom=mom,
+            lr=0.1,
+            rho=state.rho,
+            momentum=momentum,
+            epsilon=state.eps,
+            grad=values,
+            indices=rows,
+        )
+        rf.step(p, rf.Rows(rows, values), state)
+    np.testing.assert_allclose(p, variables[0].numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(state.s, variables[1].numpy(), rtol=1e-5)

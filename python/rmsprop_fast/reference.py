@@ -62,24 +62,23 @@ def step(params: Any, grads: Any, state: State) -> None:
                 zeros = np.zeros(p.shape, g.dtype)
                 zeros[touched] = g
                 g, touched = zeros, None
-            if touched is None:
-                _update(state, multiplier, s, p, g, m, b, lr)
-                continue
-            arrays = [s, p, m, b]
-            rows = [None if array is None else array[touched] for array in arrays]
-            _update(state, multiplier, rows[0], rows[1], g, *rows[2:], lr[touched] if np.ndim(lr) else lr)
-            for array, changed in zip(arrays, rows, strict=True):
+            at: Any = ... if touched is None else touched
+            arrays = (s, p, m, b)
+            now: list[Any] = [None if array is None else array[at] for array in arrays]
+            _update(state, multiplier, now[0], now[1], g, now[2], now[3], lr[at] if isinstance(lr, np.ndarray) else lr)
+            for array, changed in zip(arrays, now, strict=True):
                 if array is not None:
-                    array[touched] = changed
+                    array[at] = changed
     state.steps += 1
 
 
 def _gradient(g: Any, params: NDArray[Any], real: Any) -> tuple[NDArray[Any], Any]:
     """Return the gradient as an array, and where in the parameter it belongs if it is sparse, or else None.
 
-    A number, as that of a 0-d parameter may be, is rounded to the parameter's dtype. What a sparse gradient has more than
-    once is added up in the order in which it comes, in the compute type; rows then are in order.
+    A number, as that of a 0-d parameter may be, is rounded to the parameter's dtype. What a sparse gradient has more
+    than once is added up in the order in which it comes, in the compute type; rows then are in order.
     """
+    touched: Any
     if isinstance(g, np.ndarray):
         return g, None
     if isinstance(g, Rows):

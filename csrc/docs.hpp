@@ -151,9 +151,9 @@ params : array or tree of arrays
     As given to `init`: same tree, and for each leaf the same shape, dtype and memory order. Updated in place.
 grads : array or tree of arrays
     The gradients, with the same tree, shapes and memory orders: float64 for float64 parameters, and float32, float16 or
-    bfloat16 for all others; or `Rows`, or for two axes a matrix of scipy.sparse. May be read-only and may share memory among themselves. That of a 0-d parameter may also be
-    a number, which is rounded to the parameter's dtype. None: the parameter and what is kept for it stay as they are in
-    this step.
+    bfloat16 for all others. May be read-only and may share memory among themselves. That of a 0-d parameter may also be
+    a number, which is rounded to the parameter's dtype. `Rows`, or a matrix of scipy.sparse for two axes: a sparse
+    gradient, see ``lazy``. None: the parameter and what is kept for it stay as they are in this step.
 state : State
     Its arrays are updated in place, its `steps` grows by one (or its `skipped`, see ``skip_nonfinite``), whether or not there
     are gradients.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -185,6 +187,29 @@ def test_catch_up_is_dense_but_for_rounding(dtype: Any) -> None:
     np.testing.assert_allclose(p, expected, rtol=few, atol=few)
 
 
+def test_rows_of_a_long_table_are_sorted() -> None:
+    """By all the digits of their numbers."""
+    random = np.random.default_rng(0)
+    params = {"w": np.zeros(5_000_000, np.float32)}
+    gradients = [{"w": random_rows(random, (5_000_000,), 3000, np.float32)} for _ in range(2)]
+    assert_steps_are_those_of_the_reference(params, gradients, lazy="rows", clip_norm=0.5)
+
+
+def test_a_step_without_rows_on_several_threads_ends() -> None:
+    """Nothing is to be summed up for the norm, but the table is to be updated."""
+    code = """if True:
+        import numpy as np, rmsprop_fast as rf
+        p = np.ones((1000, 8))
+        state = rf.init(p, lazy="dense", clip_norm=1.0, initial_s=1.0, rho=0.5)
+        rf.set_num_threads(2)
+        rf._core._set_share(1)
+        for _ in range(100):
+            rf.step(p, rf.Rows(np.zeros(0, np.int64), np.zeros((0, 8))), state)
+        assert (state.s == 0.5**100).all() and state.grad_norm == 0
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_s_of_a_row_is_that_of_its_last_step_until_it_catches_up() -> None:
     p = np.ones((2, 3))
     state = rf.init(p, lazy="catch_up", rho=0.5)
@@ -197,6 +222,7 @@ def test_s_of_a_row_is_that_of_its_last_step_until_it_catches_up() -> None:
     assert state.s.tolist() == [[0.125] * 3, [0.875] * 3]
     state.catch_up()
     assert state.s.tolist() == [[0.125] * 3, [0.875] * 3]
+    rf.step(p, one, state)
     state.s = np.full((2, 3), 0.25)  # what is restored is up to date
     rf.step(p, both, state)
     assert state.s.tolist() == [[0.625] * 3, [0.625] * 3]

@@ -26,10 +26,37 @@ bool is_immutable(PyObject* value) {
   return PyFloat_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value) || value == Py_None;
 }
 
+bool is_option(PyObject* key) {
+  return std::any_of(option_keys().begin(), option_keys().end(),
+                     [&](const OptionKey& option) { return PyUnicode_Compare(option.key, key) == 0; });
+}
+
 }  // namespace
+
+// Going through a dict is much faster than looking up its keys, and those that it lacks.
+bool GroupOptions::is_as_seen(const py::dict& group) const {
+  PyObject *key = nullptr, *value = nullptr;
+  std::size_t count = 0;
+  for (Py_ssize_t position = 0; PyDict_Next(group.ptr(), &position, &key, &value); ++count)
+    if (count >= seen_.size() || key != seen_[count].key.ptr() ||
+        (seen_[count].value && value != seen_[count].value.ptr()))
+      return false;
+  return count > 0 && count == seen_.size();
+}
+
+void GroupOptions::see(const py::dict& group) {
+  seen_.clear();
+  for (const auto& [key, value] : group) {
+    const bool is_constant = is_immutable(value.ptr());
+    if (!PyUnicode_CheckExact(key.ptr()) || (!is_constant && is_option(key.ptr()))) return seen_.clear();
+    seen_.push_back({py::reinterpret_borrow<py::object>(key),
+                     is_constant ? py::reinterpret_borrow<py::object>(value) : py::object()});
+  }
+}
 
 void GroupOptions::read(const py::dict& group, const py::dict& neutral,
                         const std::function<std::string(const char*)>& name) {
+  if (is_as_seen(group)) return;
   bool changed = false;
   values_.resize(option_keys().size());
   lacks_.resize(option_keys().size());
@@ -59,6 +86,7 @@ void GroupOptions::read(const py::dict& group, const py::dict& neutral,
         refusals_[i] = refusal.what();
       }
     }
+    see(group);
     if (!changed) return;
     const auto first = std::find_if(refusals_.begin(), refusals_.end(), [](const auto& text) { return !text.empty(); });
     refusal_ = first == refusals_.end() ? "" : *first;
@@ -67,6 +95,7 @@ void GroupOptions::read(const py::dict& group, const py::dict& neutral,
   } catch (...) {
     values_.clear();  // so that all is read again
     lacks_.clear();
+    seen_.clear();
     throw;
   }
 }

@@ -28,8 +28,15 @@ class GroupOptions {
   const std::string& refusal() const { return refusal_; }
 
  private:
+  bool is_as_seen(const py::dict& group) const;
+  void see(const py::dict& group);
+
   Hyper hyper_;
-  std::vector<py::object> values_;     // which the rest was read from; null: to be read again
+  std::vector<py::object> values_;  // which the rest was read from; null: to be read again
+  struct Seen {
+    py::object key, value;  // null: no option, and not a constant
+  };
+  std::vector<Seen> seen_;             // all of the dict, if none of its options can change and stay the same object
   std::vector<bool> lacks_;            // the group lacked it
   std::vector<std::string> refusals_;  // of each value, if only float64 can compute with it
   std::string refusal_;                // the first of them

@@ -230,3 +230,38 @@ def test_schedulers_set_the_rate(tensor_lr: bool) -> None:
         assert [float(group["lr"]) for group in optimizer.param_groups] == [0.01 * 0.5**step, 0.5 * 0.5**step]
         oracle.check_step()
         scheduler.step()
+
+
+def test_options_may_come_and_go_between_steps() -> None:
+    """Also as keys that are other strings than before, in a group with as many entries as before."""
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = RMSprop([param], lr=0.1, momentum=0.9)
+    (group,) = optimizer.param_groups
+
+    def step_and_expect(**options: Any) -> None:
+        expected = torch.nn.Parameter(param.detach().clone())
+        expected.grad = torch.ones(3)
+        other = RMSprop([expected], **options)
+        other.load_state_dict({**optimizer.state_dict(), "param_groups": other.state_dict()["param_groups"]})
+        other.step()
+        optimizer.step()
+        assert torch.equal(param, expected)
+
+    step_and_expect(lr=0.1, momentum=0.9)
+    group["initial_lr"] = 0.1
+    step_and_expect(lr=0.1, momentum=0.9)
+    del group["initial_lr"]
+    group["".join(["nest", "erov"])] = True
+    step_and_expect(lr=0.1, momentum=0.9, nesterov=True)
+    group["nesterov"] = False
+    step_and_expect(lr=0.1, momentum=0.9)
+    del group["nesterov"], group["lr"]
+    group["".join(["l", "r"])] = 0.2
+    step_and_expect(lr=0.2, momentum=0.9)
+    group["lr"] = 0.3
+    step_and_expect(lr=0.3, momentum=0.9)
+    group["lr"] = rate = torch.tensor(0.4)
+    step_and_expect(lr=0.4, momentum=0.9)
+    rate.fill_(0.5)
+    step_and_expect(lr=0.5, momentum=0.9)

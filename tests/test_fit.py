@@ -136,6 +136,13 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(line.startswith("converged after ") for line in lines)
 
 
+def test_a_narrow_terminal_cuts_no_digits_off(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    assert "-0.262323073774 " in run(capsys, "fit")[1]
+
+
 def test_without_degrees_of_freedom_there_are_no_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write(tmp_path / "data.csv", "x,y\n1,2\n2,4\n")
     assert fit_json(capsys, path)["residual_std"] is None

@@ -195,6 +195,10 @@ def test_data_frames() -> None:
     np.testing.assert_allclose(of(model), exact(frame[["a", "b"]].to_numpy(float), frame["c"].to_numpy()), rtol=1e-12)
     expected = model.predict(frame[["a", "b"]].to_numpy())
     np.testing.assert_array_equal(model.predict(frame[["c", "b", "a"]]), expected)  # by name, in any order
+    numbered = frame[["a", "b"]].set_axis([0, 1], axis=1)
+    again = rf.fit(numbered, frame["c"])
+    assert again.feature_names == ("0", "1")
+    np.testing.assert_array_equal(again.predict(numbered[[1, 0]]), expected)
     with pytest.raises(InputError, match="features: expected a column 'b', got a, c"):
         model.predict(frame[["a", "c"]])
     with pytest.raises(InputError, match=r"features: expected columns of different names, got a, a"):
@@ -239,8 +243,11 @@ X, Y = [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 2.0, 3.0]
         (X, Y, {"lr": -1}, "lr: expected a finite number of at least 0, got -1"),
         (X, Y, {"rho": 2}, "rho: expected a number from 0 to 1, got 2"),
         (X, Y, {"eps": math.nan}, "eps: expected a finite number of at least 0, got nan"),
-        (X, Y, {"epochs": 0}, "epochs: expected at least 1, got 0"),
-        (X, Y, {"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        (X, Y, {"epochs": 0}, "epochs: expected a whole number of at least 1, got 0"),
+        (X, Y, {"epochs": 10.5}, "epochs: expected a whole number of at least 1, got 10.5"),
+        (X, Y, {"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
+        (X, Y, {"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
+        (None, Y, {}, "features: expected an array, got None"),
         (X, Y, {"feature_names": ["a", "b"]}, "features: expected 2 columns (a, b), got 1"),
     ],
 )

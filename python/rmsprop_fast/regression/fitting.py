@@ -112,9 +112,10 @@ def fit(
     >>> print(f"{model.intercept:.6f} {model.coefficients[0]:.6f} {model.predict([5.0])[0]:.6f}")
     1.000000 2.000000 11.000000
     """
-    for name, value in (("epochs", epochs), ("batch_size", 1 if batch_size is None else batch_size)):
-        if value < 1:
-            raise InputError(f"{name}: expected at least 1, got {value}")
+    wholes = [("epochs", epochs, 1), ("batch_size", 1 if batch_size is None else batch_size, 1), ("seed", seed, 0)]
+    for option, value, least in wholes:
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise InputError(f"{option}: expected a whole number of at least {least}, got {value!r}")
     columns, names = feature_columns(features, None if feature_names is None else tuple(feature_names))
     if target_name is None:
         target_name = str(getattr(target, "name", None) or "y")

@@ -197,10 +197,11 @@ def feature_columns(
     given = getattr(features, "columns", None)  # of a data frame
     if given is not None:
         if names is not None:
+            labels = {str(label): label for label in given}  # which may be numbers, say
             for name in names:
-                if name not in given:
-                    raise InputError(f"features: expected a column {name!r}, got {', '.join(map(str, given))}")
-            features = features[list(names)]  # type: ignore[call-overload, index]
+                if name not in labels:
+                    raise InputError(f"features: expected a column {name!r}, got {', '.join(labels)}")
+            features = features[[labels[name] for name in names]]  # type: ignore[call-overload, index]
         else:
             names = tuple(str(name) for name in given)
             if len(set(names)) < len(names):
@@ -226,6 +227,8 @@ def numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     array = np.asarray(values)
     if array.dtype.kind not in "biufO":
         raise InputError(f"{name}: expected real numbers, got {array.dtype}")
+    if array.ndim == 0:
+        raise InputError(f"{name}: expected an array, got {values!r}")
     try:
         array = array.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:

@@ -147,9 +147,8 @@ def _print_table(model: LinearModel, dropped: int) -> None:
     ]
     for name, value, error, exact in lines:
         table.add_row(name, f"{value:.12g}", "none" if error != error else f"{error:.6g}", f"{exact:.12g}")
-    console.width = max(
-        console.width, console.measure(table).maximum
-    )  # a narrow terminal wraps, and cuts no digits off
+    wide = console.options.update(width=10_000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)  # or digits would be cut off
     console.print(table)
 
     is_known = model.residual_std == model.residual_std

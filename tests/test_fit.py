@@ -150,7 +150,7 @@ def test_without_degrees_of_freedom_there_are_no_errors(capsys: pytest.CaptureFi
 
 
 def test_a_fit_that_does_not_converge_says_so_first_and_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None:
-    warning = "the fit did not converge in 7 epochs; try more epochs, or an lr nearer to 1"
+    warning = "the fit did not converge in 7 epochs; try more epochs, or lr and rho nearer to 1"
     code, out, err = run(capsys, "fit", "--epochs", 7)
     assert (code, err) == (3, f"rmsprop-fast: {warning}\n")
     assert "not converged after 7 epochs" in out
@@ -229,7 +229,7 @@ def test_predict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["--lr", "-1"], "lr: expected a finite number of at least 0, got -1.0"),
         (["--rho", "2"], "rho: expected a number from 0 to 1, got 2.0"),
         (["--eps", "nan"], "eps: expected a finite number of at least 0, got nan"),
-        (["--lr", "1e200"], "the fit diverged: loss not finite after 1 epochs; try a smaller lr"),
+        (["--lr", "1e200"], "the fit diverged: the loss is not finite in epoch 1; try a smaller lr"),
         (["--lr", "10"], "the fit diverged: loss "),
         (["--plot", "no/such/folder/plot.png"], "--plot: expected a file in an existing folder"),
         (["--save", "no/such/folder/m.json"], "--save: expected a file in an existing folder"),

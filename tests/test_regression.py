@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -115,23 +117,29 @@ def test_a_fit_that_does_not_converge_says_so_with_the_remedy() -> None:
     with pytest.warns(RuntimeWarning, match=r"did not converge in 200 epochs; try no batch size"):
         model = rf.fit(problem.features, problem.target, epochs=200, batch_size=4)
     np.testing.assert_allclose(of(model), problem.coefficients, rtol=0.1)  # near, but not there
-    with pytest.warns(RuntimeWarning, match="did not converge"):
+    with pytest.warns(RuntimeWarning, match=r"did not converge in \d+ epochs; try lr and rho nearer to 1$"):
         rf.fit(problem.features, problem.target, lr=0)
+    with pytest.warns(RuntimeWarning, match=r"did not converge in \d+ epochs; try lr and rho nearer to 1$"):
+        rf.fit(problem.features, problem.target, rho=0)  # it has stopped by itself
+    with pytest.warns(
+        RuntimeWarning, match=r"did not converge in 7 epochs; try more epochs, or lr and rho nearer to 1$"
+    ):
+        rf.fit(problem.features, problem.target, epochs=7, batch_size=16)  # which are all rows
 
 
 def test_what_double_precision_cannot_give_is_said() -> None:
     x = np.linspace(-9, -3, 82)
     features = np.column_stack([x**k for k in range(1, 12)])
-    with pytest.warns(RuntimeWarning, match=r"nearly collinear \(condition number .*\): of the coefficients, double"):
+    with pytest.warns(RuntimeWarning, match=r"nearly collinear \(condition number .*\): double precision"):
         model = rf.fit(features, np.cos(x))
     assert model.converged
-    assert "gives about 5 digits" in model.warnings[0]
+    assert "gives about 5 digits of the coefficients" in model.warnings[0]
     np.testing.assert_allclose(of(model), exact(features, np.cos(x)), rtol=1e-5)
 
 
 def test_a_fit_that_diverges_is_an_error() -> None:
     problem = regression_problems.NIST["Longley"]
-    with pytest.raises(InputError, match="the fit diverged: loss not finite after 1 epochs; try a smaller lr"):
+    with pytest.raises(InputError, match="the fit diverged: the loss is not finite in epoch 1; try a smaller lr"):
         rf.fit(problem.features, problem.target, lr=1e200)
     with pytest.raises(InputError, match=r"the fit diverged: loss .* is above its start .*; try a smaller lr"):
         rf.fit(problem.features, problem.target, lr=10)
@@ -151,12 +159,23 @@ def test_any_units(scale: float) -> None:
 def test_columns_far_from_zero() -> None:
     x = 1e16 + np.array([0.0, 2, 4, 6])
     y = np.array([1.0, 2, 4, 5])
-    model = rf.fit(x, y)
+    few = "its values are so far from 0 that double precision holds about 0 digits of their differences"
+    with pytest.warns(RuntimeWarning, match=f"^feature 'x': {few}$"):
+        model = rf.fit(x, y)
     assert model.coefficients[0] == pytest.approx(0.7, rel=1e-12)
     assert model.r2 == pytest.approx(0.98, rel=1e-12)
-    flipped = rf.fit(y, x)
+    with pytest.warns(RuntimeWarning, match=f"^target 'y': {few}$"):
+        flipped = rf.fit(y, x)
     assert flipped.r2 == pytest.approx(0.98, rel=1e-12)
     assert flipped.coefficients[0] == pytest.approx(1.4, rel=1e-12)
+
+
+def test_columns_that_are_constant_but_for_rounding() -> None:
+    sums = np.array([0.1 + 0.2, 0.3] * 5)
+    with pytest.warns(RuntimeWarning, match=r"^feature 'b': .* about 0 digits of their differences$"):
+        rf.fit(pd.DataFrame({"a": np.arange(10.0) ** 2, "b": sums}), np.arange(10.0))
+    nanoseconds = 1_700_000_000_000_000_000 + np.arange(10) * 86_400_000_000_000  # beyond 2**53, and harmless
+    assert rf.fit(nanoseconds, np.sin(np.arange(10.0))).warnings == ()
 
 
 def test_as_many_rows_as_coefficients_leave_no_residual() -> None:
@@ -214,6 +233,9 @@ def test_names() -> None:
     model = rf.fit([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], feature_names=["age"], target_name="height")
     assert list(model.as_dict()["coefficients"]) == ["age"]
     assert model.as_dict()["target"] == "height"
+    model = rf.fit([1.0, 2.0, 4.0], pd.Series([1.0, 2.0, 3.0], name=0), feature_names=[2020])
+    assert (model.feature_names, model.target_name) == (("2020",), "0")
+    assert rf.fit([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], target_name=7).target_name == "7"  # type: ignore[arg-type]
 
 
 X, Y = [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 2.0, 3.0]
@@ -222,8 +244,8 @@ X, Y = [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 2.0, 3.0]
 @pytest.mark.parametrize(
     ("features", "target", "options", "message"),
     [
-        ([], [], {}, "data: expected at least as many rows as columns (2), got 0"),
-        ([1.0], [1.0], {}, "data: expected at least as many rows as columns (2), got 1"),
+        ([], [], {}, "data: expected at least 2 rows, one for each feature and for the intercept, got 0"),
+        ([1.0], [1.0], {}, "data: expected at least 2 rows, one for each feature and for the intercept, got 1"),
         ([[]], [1.0], {}, "features: expected shape (n,) or (n, k), got (1, 0)"),
         (np.zeros((2, 2, 2)), [1.0, 2.0], {}, "features: expected shape (n,) or (n, k), got (2, 2, 2)"),
         (X, [1.0, 2.0], {}, "target 'y': expected shape (4,), got (2,)"),
@@ -240,6 +262,27 @@ X, Y = [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 2.0, 3.0]
         (X, [2.0, 2.0, 2.0, 2.0], {}, "target 'y': expected different values, got a constant column of 2"),
         ([1e308, 1.7e308, -1.7e308, 1.6e308], Y, {}, "feature 'x': expected values whose sum is a finite number"),
         ([1e-200, 2e-200, 3e-200, 4e-200], [1e200, 2e200, 3e200, 5e200], {}, "data: expected units in which"),
+        (
+            np.array([1e-309, 2e-309, 3e-309, 5e-309]),
+            [1.0, -1.0, 1.0, -1.0],
+            {},
+            "data: expected units in which",
+        ),
+        (
+            np.array([-3e-309, -1e-309, 1e-309, 3e-309]),
+            [1.0, -1.0, -1.0, 1.0],
+            {},
+            "data: expected units in which standard errors are finite numbers",
+        ),
+        ([10**400, 1, 2, 3], Y, {}, "features: expected real numbers, got something else: int too large"),
+        (X, Y, {"epochs": True}, "epochs: expected a whole number of at least 1, got True"),
+        (X, Y, {"lr": np.array([0.5, 0.4])}, "lr: expected a number, got an array of shape (2,)"),
+        (
+            [[1.0, 0.0], [2.0, 1.0], [4.0, 0.0], [5.0, 3.0]],
+            Y,
+            {"feature_names": ["a", "a"]},
+            "features: expected columns of different names, got a, a",
+        ),
         (X, Y, {"lr": -1}, "lr: expected a finite number of at least 0, got -1"),
         (X, Y, {"rho": 2}, "rho: expected a number from 0 to 1, got 2"),
         (X, Y, {"eps": math.nan}, "eps: expected a finite number of at least 0, got nan"),
@@ -262,7 +305,7 @@ def test_collinear_columns_are_refused_naming_few() -> None:
     random = np.random.default_rng(0)
     a, b, y = random.standard_normal((3, 100))
     with pytest.raises(
-        InputError, match=r"feature 'x3': expected one of its own, got a linear combination of 'x2', 'x1'$"
+        InputError, match=r"feature 'x3': expected an independent one, got a linear combination of 'x2', 'x1'$"
     ):
         rf.fit(np.column_stack([a, b, a + 2 * b + 1]), y)
     with pytest.raises(InputError, match=r"feature 'x3': .* a linear combination of 'x1'$"):
@@ -332,3 +375,20 @@ def test_files_that_are_no_model(tmp_path: Path, change: Any, message: str) -> N
     with pytest.raises(InputError, match=r".") as caught:
         rf.LinearModel.load(path)
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_memory_beside_many_columns() -> None:
+    """The standardised copy, and blocks of rows; not several more copies."""
+    code = """if True:
+        import resource
+        import numpy as np
+        import rmsprop_fast as rf
+        features = np.random.default_rng(0).standard_normal((30_000, 300))
+        target = features[:, 0] + features[:, 1] ** 2
+        rf.fit(features[:2000, :2], target[:2000])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        rf.fit(features, target)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / features.nbytes)
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 2.5

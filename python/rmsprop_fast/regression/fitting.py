@@ -19,6 +19,7 @@ import numpy as np
 
 from rmsprop_fast._core import init, step
 from rmsprop_fast.errors import InputError
+from rmsprop_fast.regression.decorrelation import decomposed, standardised
 from rmsprop_fast.regression.model import LinearModel, feature_columns, numbers
 
 if TYPE_CHECKING:
@@ -35,17 +36,11 @@ PATIENCE = 5
 # With batches, whose gradients do not vanish, the learning rate falls exponentially to this share of its start.
 FINAL_LEARNING_RATE = 1e-8
 
-# A feature is a combination of others if no more than this share of its variance is its own, as a root.
-COLLINEAR = 1e-12
-
-# Digits of the coefficients below which a warning says how few they are.
+# With fewer digits of the coefficients or of the data, a warning says how few they are.
 ENOUGH_DIGITS = 6
 
 # Standard deviation of the start weights, in standardised units.
 START_WEIGHTS = 0.01
-
-# Rows that are decomposed at a time, so that no second copy of the data is needed.
-BLOCK = 1 << 15
 
 
 def fit(
@@ -76,18 +71,18 @@ def fit(
         Finite numbers; at least k + 1 of them.
     lr : float, default 0.5
         Learning rate at the start: the share of its way that a weight goes in the first epochs. The loss falls in
-        every epoch for any lr below 2.
+        every epoch, until rounding is reached, for any lr above 0 and below 2.
     rho, eps : float, default 0.99 and 1e-8
         As in `rmsprop_fast.init`.
     epochs : int, default 1000
         Passes over the data, at most: the fit stops when its gradient vanishes to rounding (after about 60).
     batch_size : int, optional
-        Rows a step, drawn without replacement; default are all. Batches only come near the minimum, and take all the
+        Rows a step, drawn without replacement; default is all. Batches only come near the minimum, and take all the
         epochs.
     seed : int, default 0
         Of the start weights and batches.
     feature_names, target_name : sequence of str and str, optional
-        Names for messages and results; default are those of the data frame and series, or x1, x2, ... and y.
+        Names for messages and results; defaults are those of the data frame and series, or x1, x2, ... and y.
     report : callable, optional
         Called with the epoch and the loss after each epoch.
 
@@ -98,13 +93,14 @@ def fit(
     Raises
     ------
     InputError
-        A ValueError: when the data or an option do not allow a fit, or when the fit diverges.
+        A ValueError: when the data or an option does not allow a fit, or when the fit diverges.
 
     Warns
     -----
     RuntimeWarning
-        When the fit has not converged, or when the features are so nearly collinear that double precision cannot give
-        six digits of the coefficients.
+        When the fit has not converged; when the features are so nearly collinear that double precision cannot give
+        six digits of the coefficients; or when a column is so far from 0 that it cannot hold six digits of the
+        differences between the values.
 
     Examples
     --------
@@ -114,24 +110,27 @@ def fit(
     """
     wholes = [("epochs", epochs, 1), ("batch_size", 1 if batch_size is None else batch_size, 1), ("seed", seed, 0)]
     for option, value, least in wholes:
-        if not isinstance(value, (int, np.integer)) or value < least:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise InputError(f"{option}: expected a whole number of at least {least}, got {value!r}")
-    columns, names = feature_columns(features, None if feature_names is None else tuple(feature_names))
+    columns, names = feature_columns(features, None if feature_names is None else tuple(map(str, feature_names)))
     if target_name is None:
-        target_name = str(getattr(target, "name", None) or "y")
+        target_name = getattr(target, "name", None)  # of a series
+    target_name = "y" if target_name in (None, "") else str(target_name)
     measured = numbers(target, f"target {target_name!r}")
     if measured.shape != (len(columns),):
         raise InputError(f"target {target_name!r}: expected shape {(len(columns),)}, got {measured.shape}")
     rows, count = columns.shape
     if rows < count + 1:
-        raise InputError(f"data: expected at least as many rows as columns ({count + 1}), got {rows}")
+        raise InputError(
+            f"data: expected at least {count + 1} rows, one for each feature and for the intercept, got {rows}"
+        )
 
-    y, y_centre, y_scale = _standardised(measured, f"target {target_name!r}")
+    y, y_centre, y_scale = standardised(measured, f"target {target_name!r}")
     z = np.empty(columns.shape, order="F")  # column by column it is made, and multiplied faster
     centres, scales = np.empty((2, count))
     for index, name in enumerate(names):
-        z[:, index], centres[index], scales[index] = _standardised(columns[:, index], f"feature {name!r}")
-    root, exact = _decomposed(z, y, names)
+        z[:, index], centres[index], scales[index] = standardised(columns[:, index], f"feature {name!r}")
+    root, exact = decomposed(z, y, names)
     inverse = np.asarray(np.linalg.inv(root), np.float64)
 
     started = time.perf_counter()
@@ -143,7 +142,9 @@ def fit(
             coefficients = standardised[1:] * y_scale / scales
             intercept = float(y_centre + y_scale * standardised[0] - coefficients @ centres)
         if not np.isfinite([intercept, *coefficients]).all():
-            raise InputError("data: expected units in which the coefficients are finite numbers, got larger ones")
+            raise InputError(
+                "data: expected units in which the coefficients are finite numbers, got ones that overflow"
+            )
         return intercept, coefficients
 
     intercept, coefficients = in_own_units(inverse @ weights)
@@ -152,15 +153,23 @@ def fit(
     freedom = rows - count - 1
     residual_std = y_scale * math.sqrt(losses[-1] * rows / freedom) if freedom else math.nan
     errors = inverse / math.sqrt(rows)
+    with np.errstate(over="ignore"):
+        standard_errors = residual_std * np.linalg.norm(errors[1:], axis=1) / scales
+    if np.isinf(standard_errors).any():
+        raise InputError("data: expected units in which standard errors are finite numbers, got ones that overflow")
     condition_number = float(np.linalg.cond(root))
     variance = float(y.var())
+    found = [] if converged else [_unconverged(len(losses) - 1, epochs, batch_size is not None and batch_size < rows)]
+    offsets = {f"target {target_name!r}": abs(y_centre) / y_scale}
+    offsets |= {f"feature {name!r}": offset for name, offset in zip(names, abs(centres) / scales, strict=True)}
+    found += _imprecisions(condition_number, offsets)
     model = LinearModel(
         feature_names=names,
         target_name=target_name,
         intercept=intercept,
         coefficients=coefficients,
         intercept_standard_error=float(residual_std * np.linalg.norm(errors[0] - (centres / scales) @ errors[1:])),
-        standard_errors=residual_std * np.linalg.norm(errors[1:], axis=1) / scales,
+        standard_errors=standard_errors,
         least_squares_intercept=exact_intercept,
         least_squares_coefficients=exact_coefficients,
         r2=1 - losses[-1] / variance,
@@ -170,7 +179,7 @@ def fit(
         epochs=len(losses) - 1,
         seconds=seconds,
         converged=converged,
-        warnings=tuple(_warnings(converged, len(losses) - 1, condition_number, batch_size)),
+        warnings=tuple(found),
         losses=np.array(losses) / variance,
     )
     for text in model.warnings:
@@ -200,6 +209,8 @@ def _descend(
         state = init(weights, lr=lr, rho=rho, eps=eps, initial_s=1.0)
     except ValueError as error:
         raise InputError(str(error)) from None
+    if np.ndim(state.lr):
+        raise InputError(f"lr: expected a number, got an array of shape {np.shape(state.lr)}")
 
     def evaluate(z: NDArray[np.float64], y: NDArray[np.float64]) -> float:
         """Set `gradient` to that of half the mean squared residual, and return the mean squared residual."""
@@ -230,7 +241,7 @@ def _descend(
                 step(weights, gradient, state)
             losses.append(evaluate(z, y))
             if not math.isfinite(losses[-1]):
-                raise InputError(f"the fit diverged: loss not finite after {epoch} epochs; try a smaller lr")
+                raise InputError(f"the fit diverged: the loss is not finite in epoch {epoch}; try a smaller lr")
             if report:
                 report(epoch, losses[-1])
             largest = np.abs(gradient).max()
@@ -244,65 +255,31 @@ def _descend(
     return weights, losses, bool(np.abs(gradient).max() <= CONVERGED)
 
 
-def _warnings(converged: bool, epochs: int, condition_number: float, batch_size: int | None) -> list[str]:
+def _unconverged(done: int, epochs: int, in_batches: bool) -> str:
+    """Return the warning that a fit did not converge in the epochs done, with the remedy."""
+    if in_batches:
+        remedy = "no batch size, which takes all rows"
+    else:
+        remedy = ("more epochs, or " if done == epochs else "") + "lr and rho nearer to 1"
+    return f"the fit did not converge in {done} epochs; try {remedy}"
+
+
+def _imprecisions(condition_number: float, offsets: dict[str, float]) -> list[str]:
+    """Return warnings of what double precision cannot give; offsets are means in standard deviations, by column."""
+
+    def digits(amplification: float) -> int:
+        return max(0, int(-math.log10(np.finfo(np.float64).eps * max(1.0, amplification))))
+
     found = []
-    if not converged:
-        remedy = "more epochs, or an lr nearer to 1" if batch_size is None else "no batch size, which takes all rows"
-        found.append(f"the fit did not converge in {epochs} epochs; try {remedy}")
-    digits = int(-math.log10(np.finfo(np.float64).eps * condition_number))
-    if digits < ENOUGH_DIGITS:
+    if digits(condition_number) < ENOUGH_DIGITS:
         found.append(
-            f"the features are nearly collinear (condition number {condition_number:.1e}): of the coefficients, double "
-            f"precision gives about {digits} digits"
+            f"the features are nearly collinear (condition number {condition_number:.1e}): double precision gives "
+            f"about {digits(condition_number)} digits of the coefficients"
+        )
+    farthest = max(offsets, key=offsets.__getitem__)
+    if digits(offsets[farthest]) < ENOUGH_DIGITS:
+        found.append(
+            f"{farthest}: its values are so far from 0 that double precision holds about {digits(offsets[farthest])} "
+            "digits of their differences"
         )
     return found
-
-
-def _standardised(column: NDArray[np.float64], name: str) -> tuple[NDArray[np.float64], float, float]:
-    """Return (column - centre) / scale, whose mean is near 0 and whose variance is from 1/4 to 1; and centre and scale.
-
-    The scale is a power of two, and the centre is rounded to 1/1024 of it, so that nothing is rounded as a rule: where
-    coefficients nearly cancel, rounding the data in their 16th digit changes the solution in its 6th.
-    """
-    if column.min() == column.max():
-        raise InputError(f"{name}: expected different values, got a constant column of {column[0]:g}")
-    with np.errstate(all="ignore"):
-        mean = column.mean()
-        deviation = column - mean
-        remainder = deviation.mean()  # of columns far from 0, the mean was rounded
-        deviation -= remainder
-        _, largest = np.frexp(max(deviation.max(), -deviation.min()))  # or the squares would over- or underflow
-        deviation = np.ldexp(deviation, -largest)
-        _, exponent = np.frexp(math.sqrt(deviation @ deviation / len(column)))
-        exponent += largest
-        scale = np.ldexp(1.0, exponent)
-        centre = np.rint((mean + remainder) / scale * 1024) / 1024 * scale
-        np.subtract(column, centre, out=deviation)
-        deviation = np.ldexp(deviation, -exponent)
-    if not (math.isfinite(scale) and math.isfinite(centre) and np.isfinite(deviation).all()):
-        raise InputError(f"{name}: expected values whose sum is a finite number, got up to {np.abs(column).max():g}")
-    return deviation, float(centre), float(scale)
-
-
-def _decomposed(
-    z: NDArray[np.float64], y: NDArray[np.float64], names: tuple[str, ...]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return R of Z / sqrt(n) = Q R, where Z starts with a column of ones, and the solution R^-1 Q^T y / sqrt(n)."""
-    rows, count = z.shape
-    both = np.empty((0, count + 2))  # R and Q^T y of the rows so far
-    for begin in range(0, rows, BLOCK):
-        block = z[begin : begin + BLOCK]
-        block = np.column_stack([np.ones(len(block)), block, y[begin : begin + BLOCK]])
-        both = np.asarray(np.linalg.qr(np.concatenate([both, block]), mode="r"), np.float64)
-    both /= math.sqrt(rows)
-    root, projected = both[: count + 1, :-1], both[: count + 1, -1]
-    for index in np.flatnonzero(np.abs(np.diag(root)) <= COLLINEAR)[:1]:
-        shares = np.abs(np.linalg.solve(root[:index, :index], root[:index, index])[1:])
-        order = np.argsort(-shares, kind="stable")
-        involved = [repr(names[i]) for i in order if shares[i] > math.sqrt(COLLINEAR) * shares[order[0]]]
-        more = f" and {len(involved) - 3} more" if len(involved) > 3 else ""
-        raise InputError(
-            f"feature {names[index - 1]!r}: expected one of its own, got a linear combination of "
-            f"{', '.join(involved[:3])}{more}"
-        )
-    return root, np.asarray(np.linalg.solve(root, projected), np.float64)

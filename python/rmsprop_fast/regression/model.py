@@ -196,16 +196,16 @@ def feature_columns(
     """
     given = getattr(features, "columns", None)  # of a data frame
     if given is not None:
+        labels = {str(label): label for label in given}  # which may be numbers, say
         if names is not None:
-            labels = {str(label): label for label in given}  # which may be numbers, say
             for name in names:
                 if name not in labels:
                     raise InputError(f"features: expected a column {name!r}, got {', '.join(labels)}")
             features = features[[labels[name] for name in names]]  # type: ignore[call-overload, index]
         else:
-            names = tuple(str(name) for name in given)
-            if len(set(names)) < len(names):
-                raise InputError(f"features: expected columns of different names, got {', '.join(names)}")
+            names = tuple(str(label) for label in given)
+    if names is not None and len(set(names)) < len(names):
+        raise InputError(f"features: expected columns of different names, got {', '.join(names)}")
     columns = numbers(features, "features")
     if columns.ndim == 1:
         columns = columns[:, np.newaxis]
@@ -231,7 +231,7 @@ def numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
         raise InputError(f"{name}: expected an array, got {values!r}")
     try:
         array = array.astype(np.float64, copy=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{name}: expected real numbers, got something else: {error}") from None
     with np.errstate(all="ignore"):
         is_finite = math.isfinite(array.sum())  # needs no memory, but may overflow

@@ -196,6 +196,27 @@ def test_the_panels_of_the_picture() -> None:
         assert plane[0].startswith(f"{rows:,} rows, 2 features, R² = 0.")
 
 
+def test_names_in_the_picture_stay_within_their_panel() -> None:
+    from rmsprop_fast.regression.picture import LONGEST_LINE, draw
+
+    x, y = np.arange(9.0), np.arange(9.0) % 4
+    model = rf.fit(x, y, feature_names=["in\nlines " + "m" * 99], target_name="weight of everything in the box, kg")
+    first, second, _ = draw(model, x[:, np.newaxis], y).axes
+    assert first.get_xlabel().startswith("in lines mmm")
+    for axes in (first, second):
+        assert max(map(len, axes.get_title().splitlines())) <= LONGEST_LINE
+
+
+@pytest.mark.parametrize(("share", "scale"), [(1.0, "log"), (0.0, "linear")])
+def test_the_axis_of_the_loss_has_ticks(share: float, scale: str) -> None:
+    from rmsprop_fast.regression.picture import draw
+
+    x, noise = np.random.default_rng(0).standard_normal((2, 99))
+    y = share * x + 0.1 * noise
+    figure = draw(rf.fit(x, y), x[:, np.newaxis], y)
+    assert figure.axes[2].get_yscale() == scale
+
+
 def test_predict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     data = write(tmp_path / "data.csv", "a,b,y\n1,5,2\n2,3,4\n3,4,5\n4,9,9\n5,1,9\n")
     fit_json(capsys, data, "--save", tmp_path / "model.json")

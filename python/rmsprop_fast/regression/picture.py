@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 # With more rows, points would cover each other, and are counted in hexagons instead.
 MOST_POINTS = 5000
 
-# Of a column, in characters.
+# Of a column, and of a line of a title; in characters.
 LONGEST_NAME = 24
+LONGEST_LINE = 45
 
 BLUE, ORANGE = "#1f5fa8", "#d95f02"
 
@@ -56,12 +58,16 @@ def draw(model: LinearModel, features: NDArray[np.float64], target: NDArray[np.f
     second.set_title(f"Residuals, standard deviation {model.residual_std:.4g}" if known else "Residuals")
 
     third.plot(model.losses, color=BLUE)
-    third.set(xlabel="epoch (pass over the data)", ylabel="share of the variance not explained", yscale="log")
+    third.set(xlabel="epoch (pass over the data)", ylabel="share of the variance not explained")
+    if model.losses.min() < model.losses.max() / 10:  # else a logarithmic axis has hardly any ticks
+        third.set_yscale("log")
+    else:
+        third.ticklabel_format(axis="y", useOffset=False)
     third.set_title(f"{'Converged' if model.converged else 'Not converged'} after {model.epochs:,} epochs")
 
     for axes in (first, second, third):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.title.set_fontsize(11)
+        axes.set_title(textwrap.fill(axes.get_title(), LONGEST_LINE), fontsize=11)
     return figure
 
 
@@ -75,5 +81,6 @@ def _points(axes: Any, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
 
 def _plain(name: str) -> str:
     """Return the name in a length that fits, and so that matplotlib takes no part of it for a formula."""
+    name = " ".join(name.split())
     short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
     return short.replace("$", r"\$")

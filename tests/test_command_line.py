@@ -74,6 +74,21 @@ def test_a_stdout_that_cannot_be_written_ends_in_no_traceback(
     assert ending_of(stdout, "-m", "rmsprop_fast", *command.split(), unbuffered=unbuffered) == ending
 
 
+@pytest.mark.parametrize("command", ["fit data.csv", "predict m.json data.csv"])
+def test_a_stdout_without_unicode(tmp_path: Path, command: str) -> None:
+    (tmp_path / "data.csv").write_text("x,größe\n1,2\n2,4\n3,7\n", encoding="utf-8")
+    rf.fit([1.0, 2.0, 3.0], [2.0, 4.0, 7.0], target_name="größe").save(tmp_path / "m.json")
+    result = subprocess.run(
+        [sys.executable, "-m", "rmsprop_fast", *command.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.startswith(r"gr\xf6\xdfe")
+
+
 @nowhere
 def test_bench_writes_its_files_when_nobody_reads_stdout(
     tmp_path: Path, stdout: Callable[[], int], ending: tuple[int, str]

@@ -234,7 +234,7 @@ def test_predict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "row 1 (line 2), column 'b'" in refusal(capsys, "predict", tmp_path / "model.json", gap)
     code, out, err = run(capsys, "predict", tmp_path / "model.json", gap, "--missing", "drop")
     assert (code, out.splitlines()) == (0, ["y", rows[0][0]])
-    assert err == "rmsprop-fast: 1 rows without a value have no prediction\n"
+    assert err == "rmsprop-fast: no prediction for rows that lack a value: 1\n"
     assert "expected a saved model" in refusal(capsys, "predict", data, new)
     assert "No such file" in refusal(capsys, "predict", tmp_path / "none.json", new)
 
@@ -255,6 +255,8 @@ def test_predict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["--plot", "no/such/folder/plot.png"], "--plot: expected a file in an existing folder"),
         (["--save", "no/such/folder/m.json"], "--save: expected a file in an existing folder"),
         (["--save", "/dev/full"], "--save: [Errno 28] No space left on device"),
+        (["--save", "."], "--save: expected a file, got the folder ."),
+        (["--plot", ""], "--plot: expected a file, got the folder ."),
         (["--plot", "plot.nonsense"], "--plot: "),
         (["--epochs", "0"], "argument --epochs: expected a whole number of at least 1, got '0'"),
         (["--batch-size", "x"], "argument --batch-size: expected a whole number of at least 1, got 'x'"),

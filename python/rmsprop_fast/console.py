@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import zlib
@@ -21,8 +22,10 @@ def stdout() -> Iterator[None]:
     """Around whatever prints: when stdout cannot be written, the command ends with exit code 1 and no traceback.
 
     Quietly when the reader of a pipe has gone, as Python's documentation recommends and rich does by itself; otherwise,
-    as on a full disk, after a line on stderr.
+    as on a full disk, after a line on stderr. Characters that its encoding lacks are escaped, as on stderr.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
         print(end="", flush=True)  # or the error would come at exit
@@ -45,9 +48,11 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def require_folder(option: str, path: Path | None) -> None:
-    """Raise, before any work, when the file that an option names cannot be written for want of a folder."""
+    """Raise, before any work, when an option names a folder, or a file in no folder."""
     if path and not path.parent.is_dir():
         raise InputError(f"{option}: expected a file in an existing folder, got {path}")
+    if path and path.is_dir():
+        raise InputError(f"{option}: expected a file, got the folder {path}")
 
 
 def write_file(option: str, write: Callable[[], object]) -> None:

@@ -168,7 +168,7 @@ def _predict(options: argparse.Namespace) -> None:
     )
     predictions = model.predict(features)
     if dropped:
-        print(f"rmsprop-fast: {dropped:,} rows without a value have no prediction", file=sys.stderr)
+        print(f"rmsprop-fast: no prediction for rows that lack a value: {dropped:,}", file=sys.stderr)
     with stdout():
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([model.target_name])

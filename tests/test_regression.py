@@ -55,6 +55,17 @@ def test_the_exact_solution(name: str) -> None:
     assert model.converged
 
 
+def test_where_rounding_is_larger_than_usual_a_fit_still_converges() -> None:
+    random = np.random.default_rng(1)
+    a = random.standard_normal((80, 3))
+    features = np.column_stack([a, a @ [1, 2, 3] + 1e-8 * random.standard_normal(80)])
+    target = random.standard_normal(80)
+    model = rf.fit(features, target)
+    assert model.condition_number > 1e8
+    assert (model.converged, model.warnings) == (True, ())
+    np.testing.assert_allclose(of(model), exact(features, target), rtol=1e-6)
+
+
 def test_breast_cancer() -> None:
     """Its 30 features are too many for fractions."""
     features, target = load_breast_cancer(return_X_y=True)
@@ -233,7 +244,7 @@ def test_names() -> None:
     model = rf.fit([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], feature_names=["age"], target_name="height")
     assert list(model.as_dict()["coefficients"]) == ["age"]
     assert model.as_dict()["target"] == "height"
-    model = rf.fit([1.0, 2.0, 4.0], pd.Series([1.0, 2.0, 3.0], name=0), feature_names=[2020])
+    model = rf.fit([1.0, 2.0, 4.0], pd.Series([1.0, 2.0, 3.0], name=0), feature_names=[2020])  # type: ignore[list-item]
     assert (model.feature_names, model.target_name) == (("2020",), "0")
     assert rf.fit([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], target_name=7).target_name == "7"  # type: ignore[arg-type]
 

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-# Largest component of the gradient of a fit that converged, in standardised and decorrelated units.
+# Largest component of the gradient of a fit that converged, in standardised and decorrelated units. Where EPSILON times
+# the condition number is more, that counts: rounding leaves up to about a tenth of it.
 CONVERGED = 1e-9
+EPSILON = float(np.finfo(np.float64).eps)
 
 # A fit has come as near as rounding allows when its gradient has not fallen for so many epochs.
 PATIENCE = 5
@@ -132,9 +134,10 @@ def fit(
         z[:, index], centres[index], scales[index] = standardised(columns[:, index], f"feature {name!r}")
     root, exact = decomposed(z, y, names)
     inverse = np.asarray(np.linalg.inv(root), np.float64)
+    condition_number = float(np.linalg.cond(root))
 
     started = time.perf_counter()
-    weights, losses, converged = _descend(z, y, inverse, (lr, rho, eps), epochs, batch_size or rows, seed, report)
+    weights, losses, gradient = _descend(z, y, inverse, (lr, rho, eps), epochs, batch_size or rows, seed, report)
     seconds = time.perf_counter() - started
 
     def in_own_units(standardised: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -157,8 +160,8 @@ def fit(
         standard_errors = residual_std * np.linalg.norm(errors[1:], axis=1) / scales
     if np.isinf(standard_errors).any():
         raise InputError("data: expected units in which standard errors are finite numbers, got ones that overflow")
-    condition_number = float(np.linalg.cond(root))
     variance = float(y.var())
+    converged = bool(np.abs(gradient).max() <= max(CONVERGED, EPSILON * condition_number))
     found = [] if converged else [_unconverged(len(losses) - 1, epochs, batch_size is not None and batch_size < rows)]
     offsets = {f"target {target_name!r}": abs(y_centre) / y_scale}
     offsets |= {f"feature {name!r}": offset for name, offset in zip(names, abs(centres) / scales, strict=True)}
@@ -196,8 +199,8 @@ def _descend(
     batch_size: int,
     seed: int,
     report: Callable[[int, float], object] | None,
-) -> tuple[NDArray[np.float64], list[float], bool]:
-    """Return the weights at the end, the mean squared residual of each epoch, and whether the fit converged."""
+) -> tuple[NDArray[np.float64], list[float], NDArray[np.float64]]:
+    """Return the weights at the end, the mean squared residual of each epoch, and the gradient at the end."""
     random = np.random.default_rng(seed)
     rows = len(y)
     weights = random.normal(0, START_WEIGHTS, len(inverse))
@@ -252,7 +255,7 @@ def _descend(
         raise InputError(
             f"the fit diverged: loss {losses[-1]:.3g} is above its start {losses[0]:.3g}; try a smaller lr"
         )
-    return weights, losses, bool(np.abs(gradient).max() <= CONVERGED)
+    return weights, losses, gradient
 
 
 def _unconverged(done: int, epochs: int, in_batches: bool) -> str:
@@ -268,7 +271,7 @@ def _imprecisions(condition_number: float, offsets: dict[str, float]) -> list[st
     """Return warnings of what double precision cannot give; offsets are means in standard deviations, by column."""
 
     def digits(amplification: float) -> int:
-        return max(0, int(-math.log10(np.finfo(np.float64).eps * max(1.0, amplification))))
+        return max(0, int(-math.log10(EPSILON * max(1.0, amplification))))
 
     found = []
     if digits(condition_number) < ENOUGH_DIGITS:

@@ -64,6 +64,8 @@ def test_where_rounding_is_larger_than_usual_a_fit_still_converges() -> None:
     assert model.condition_number > 1e8
     assert (model.converged, model.warnings) == (True, ())
     np.testing.assert_allclose(of(model), exact(features, target), rtol=1e-6)
+    with pytest.warns(RuntimeWarning, match="did not converge in 28 epochs; try more epochs"):
+        rf.fit(features, target, epochs=28)  # the gradient is as small as rounding may leave it, but it still falls
 
 
 def test_breast_cancer() -> None:
@@ -302,6 +304,7 @@ X, Y = [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 2.0, 3.0]
         (X, Y, {"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
         (X, Y, {"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
         (None, Y, {}, "features: expected an array, got None"),
+        ([[1.0, 2.0], [3.0]], [1.0, 2.0], {}, "features: expected an array, got what NumPy makes none of: "),
         (X, Y, {"feature_names": ["a", "b"]}, "features: expected 2 columns (a, b), got 1"),
     ],
 )

@@ -1,11 +1,11 @@
 """The main job: fit a line, or a plane of any dimension, to data by RMSprop.
 
 The model of the fit. Columns are standardised, up to rounding: moved to a mean near 0, and divided by the power of two
-next to their standard deviation, so that no digit of the data is lost. Then they are decorrelated: with Z the column of
-ones and the standardised features (n rows), and Z / sqrt(n) = Q R its QR decomposition, RMSprop moves the weights w of
-Z R^-1, whose columns are uncorrelated and of variance 1. That is, the residual is that of the coefficients u = R^-1 w,
-and the gradient of half the mean squared residual in u, taken to w, is R^-T Z^T residual / n. At the end u is reported
-in the units of the data.
+just above their standard deviation, so that no digit of the data is lost. Then they are decorrelated: with Z the column
+of ones and the standardised features (n rows), and Z / sqrt(n) = Q R its QR decomposition, RMSprop moves the weights w
+of Z R^-1, whose columns are uncorrelated and of variance 1. That is, the residual is that of the coefficients
+u = R^-1 w, and the gradient of half the mean squared residual in u, taken to w, is R^-T Z^T residual / n. At the end u
+is reported in the units of the data.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-# Largest component of the gradient of a fit that converged, in standardised and decorrelated units. Where EPSILON times
-# the condition number is more, that counts: rounding leaves up to about a tenth of it.
+# Largest component of the gradient of a fit that converged, in standardised and decorrelated units; or of one that has
+# come as near as rounding allows, EPSILON times the condition number, if that is more: rounding leaves a tenth of it.
 CONVERGED = 1e-9
 EPSILON = float(np.finfo(np.float64).eps)
 
@@ -161,7 +161,9 @@ def fit(
     if np.isinf(standard_errors).any():
         raise InputError("data: expected units in which standard errors are finite numbers, got ones that overflow")
     variance = float(y.var())
-    converged = bool(np.abs(gradient).max() <= max(CONVERGED, EPSILON * condition_number))
+    has_stopped = len(losses) - 1 < epochs  # by itself
+    most = max(CONVERGED, EPSILON * condition_number) if has_stopped else CONVERGED
+    converged = bool(np.abs(gradient).max() <= most)
     found = [] if converged else [_unconverged(len(losses) - 1, epochs, batch_size is not None and batch_size < rows)]
     offsets = {f"target {target_name!r}": abs(y_centre) / y_scale}
     offsets |= {f"feature {name!r}": offset for name, offset in zip(names, abs(centres) / scales, strict=True)}

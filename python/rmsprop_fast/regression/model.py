@@ -224,7 +224,10 @@ def numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
         raise InputError(f"{name}: expected an array, got a masked one")
     if hasattr(values, "toarray"):
         raise InputError(f"{name}: expected a dense array, got a sparse one")
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{name}: expected an array, got what NumPy makes none of: {error}") from None
     if array.dtype.kind not in "biufO":
         raise InputError(f"{name}: expected real numbers, got {array.dtype}")
     if array.ndim == 0:

@@ -163,8 +163,8 @@ Raises
 TypeError
     A wrong container, something that is no NumPy array, a masked array, or a wrong dtype or byte order.
 ValueError
-    A wrong shape, size of a container or memory order; params or state that are read-only, not aligned, or share memory
-    with each other or the gradients.
+    A wrong shape, size of a container or memory order; rows that the parameter does not have; params or state that are
+    read-only, not aligned, or share memory with each other or the gradients.
 RuntimeError
     The state is in use by a step in another thread.
 

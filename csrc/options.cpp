@@ -93,7 +93,7 @@ by 0. R. Pascanu et al., "On the difficulty of training recurrent neural network
 gradient of zeros: it costs as much as a dense step. With 'catch_up', s of a row decays by ``rho**missed`` when the row is
 next touched, where `missed` is the number of steps since it was: the same as 'dense' but for rounding, at the cost of the
 rows that are touched. It needs momentum and weight_decay of 0, and neither centered nor bias_correction. `s` is then that of
-the step in which each row was touched last; `catch_up` brings it up to date, and so does assigning rho.)",
+the step in which each row was touched last; ``state.catch_up()`` brings it up to date, and so does assigning rho.)",
      only_at_init, &Hyper::lazy},
 };
 
@@ -118,7 +118,9 @@ bool require_flag(py::handle value, const std::string& name) {
 Lazy require_choice(py::handle value, const std::string& name) {
   for (int i = 0; i < static_cast<int>(std::size(lazy_names)); ++i)
     if (PyUnicode_Check(value.ptr()) && value.equal(py::str(lazy_names[i]))) return static_cast<Lazy>(i);
-  throw py::value_error(name + ": expected 'rows', 'dense' or 'catch_up', got " + quote(value));
+  std::string expected;
+  for (const char* const known : lazy_names) expected += (expected.empty() ? "'" : ", '") + std::string(known) + "'";
+  throw py::value_error(name + ": expected one of " + expected + ", got " + quote(value));
 }
 
 std::string text(double number) { return quote(py::float_(number)); }

@@ -10,6 +10,7 @@ namespace {
 
 // Integers of 32 or 64 bits, one after another.
 struct Integers {
+  py::object owner;
   const char* data;
   std::int64_t stride, count;
   bool is_long;
@@ -31,7 +32,7 @@ Integers require_integers(py::handle object, const std::string& name) {
   if (!is_long && !array.dtype().equal(py::dtype::of<std::int32_t>()))
     throw py::type_error(name + ": expected int32 or int64, got " + describe(array));
   if (array.ndim() != 1) throw py::value_error(name + ": expected one axis, got " + describe(array));
-  return {static_cast<const char*>(array.data()), array.strides(0), array.shape(0), is_long};
+  return {array, static_cast<const char*>(array.data()), array.strides(0), array.shape(0), is_long};
 }
 
 [[noreturn]] void refuse_number(const std::string& name, std::int64_t at, std::int64_t from, std::int64_t to,
@@ -62,9 +63,10 @@ class Elements {
       throw py::value_error(name_ + ": expected shape " + tuple_text(layout.shape) + ", got " + shape);
   }
 
+  // The values, in memory that lives as long as this object: a matrix may make its arrays anew whenever it is asked.
   Memory read(const Name& name, RowSums& sums) {
-    const py::object values = matrix_.attr("data");
-    const auto count = py::isinstance<py::array>(values) ? py::reinterpret_borrow<py::array>(values).size() : 0;
+    values_ = matrix_.attr("data");
+    const auto count = py::isinstance<py::array>(values_) ? py::reinterpret_borrow<py::array>(values_).size() : 0;
     std::int64_t* const places = sums.make_room(static_cast<std::size_t>(count));
     if (format_ == "coo")
       read_pairs(places, count);
@@ -74,7 +76,7 @@ class Elements {
       read_compressed(places, count, 1);
     else
       throw py::type_error(name_ + ": expected a sparse matrix in CSR, CSC or COO format, got " + format_);
-    return require_values(values, layout_.element, {count}, {1}, name);
+    return require_values(values_, layout_.element, {count}, {1}, name);
   }
 
  private:
@@ -124,6 +126,7 @@ class Elements {
   }
 
   py::handle matrix_;
+  py::object values_;
   const Layout& layout_;
   std::string name_, format_;
 };
@@ -152,7 +155,8 @@ std::size_t add_up(py::handle gradient, const Layout& layout, const Name& name, 
     if (layout.shape.size() != 2)
       throw py::value_error(name() + ": expected a dense array or Rows for a parameter of shape " +
                             tuple_text(layout.shape) + ", got a sparse matrix");
-    const Memory values = Elements(gradient, layout, name).read(name, sums);
+    Elements elements(gradient, layout, name);
+    const Memory values = elements.read(name, sums);
     sums.add_up(values.data, values.element, 1, static_cast<std::int64_t>(layout.size), computed_in, kernels);
     return 1;
   }

@@ -321,7 +321,7 @@ def test_what_else_is_refused() -> None:
         rf.step(p, scipy.sparse.csr_array(p), rf.init(p, lazy="catch_up"))
     with pytest.raises(ValueError, match=r"grads: expected a dense array or Rows for a parameter of shape \(3,\)"):
         rf.step(np.ones(3), scipy.sparse.coo_array(np.ones(3)), rf.init(np.ones(3)))
-    with pytest.raises(ValueError, match=r"lazy: expected 'rows', 'dense' or 'catch_up', got 'eager'"):
+    with pytest.raises(ValueError, match=r"lazy: expected one of 'rows', 'dense', 'catch_up', got 'eager'"):
         rf.init(p, lazy="eager")
     with pytest.raises(AttributeError):
         rf.init(p).lazy = "dense"  # type: ignore[misc]
@@ -342,6 +342,17 @@ def test_rows_in_any_memory() -> None:
     rf.step(p, rf.Rows(np.array([1]), p[1:2]), state)
     rf.reference.step(expected, rf.Rows(np.array([1]), expected[1:2].copy()), rf.init(expected))
     assert same_bits(p, expected)
+
+
+def test_a_matrix_may_make_its_arrays_anew_at_each_access() -> None:
+    class Fleeting(scipy.sparse.coo_array):  # type: ignore[misc]
+        row = property(lambda self: np.arange(1000) % 40)
+        col = property(lambda self: np.arange(1000) // 40)
+        data = property(lambda self: np.arange(1000.0), lambda self, value: None)
+
+    params = {"w": np.ones((40, 25))}
+    matrix = Fleeting((np.zeros(1000), (np.arange(1000) % 40, np.arange(1000) // 40)), (40, 25))
+    assert_steps_are_those_of_the_reference(params, [{"w": matrix}] * 3)
 
 
 def test_a_call_needs_memory_of_the_gradient_not_of_the_table() -> None:

@@ -108,7 +108,7 @@ def test_no_file_is_long() -> None:
         str(path): len(path.read_text().splitlines()) for path in paths if path.suffix in (".cpp", ".hpp", ".py")
     }
     assert len(lengths) > 40
-    assert not {name: length for name, length in lengths.items() if length > 330}  # about 300
+    assert not {name: length for name, length in lengths.items() if length > 325}  # about 300
 
 
 def test_tests_import_no_tests() -> None:

@@ -13,6 +13,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from rmsprop_fast import _core
 from rmsprop_fast.torch.checkpoint import KEPT, add_square_avg, completed, prepared_to_load, take_loaded
+from rmsprop_fast.torch.groups import described, is_default, name_of
 from rmsprop_fast.torch.tensors import fitting_gradient, fitting_param, norm_over_processes, plain, require_cpu
 
 if TYPE_CHECKING:
@@ -102,10 +103,10 @@ class RMSprop(torch.optim.Optimizer):
     be nothing else that the step reads or writes, such as ``weight[..., 1]``.
 
     Options that `torch.optim.RMSprop` does not have are in ``param_groups``, and so in state dicts, only where they are
-    given and are not the defaults. So `torch.distributed.checkpoint` loads what either of both has saved, but for two
-    things that it misses in checkpoints of `torch.optim.RMSprop`: own options, which are to be set in ``param_groups``
-    after loading instead, and with ``centered`` the variance, for which ``DefaultLoadPlanner(allow_partial_load=True)``
-    serves unless the state dict is flattened.
+    given and are not the defaults. So `torch.distributed.checkpoint` loads checkpoints of either, with two exceptions
+    when they come from `torch.optim.RMSprop`. Options of our own are missed: set them in ``param_groups`` after
+    loading. With ``centered`` the variance is missed: use ``DefaultLoadPlanner(allow_partial_load=True)``, and no
+    flattened state dict.
 
     `rmsprop_fast.State` has the equations and the sources of the options: ``help(rmsprop_fast.State.nesterov)``.
     """
@@ -142,7 +143,7 @@ class RMSprop(torch.optim.Optimizer):
         if fused not in (None, True):
             raise ValueError(f"fused: expected None or True, got {fused!r}: every step is fused")
         self._require_legal(given)  # before a generator of parameters is used up
-        unused = {key for key, value in given.items() if key in _NEUTRAL and _is_default(key, value)}
+        unused = {key for key, value in given.items() if key in _NEUTRAL and is_default(key, value, _DEFAULTS)}
         super().__init__(params, {key: given[key] for key in given if key not in unused})
 
     @property
@@ -226,7 +227,7 @@ class RMSprop(torch.optim.Optimizer):
             self._require_legal(param_group)
             for index, param in enumerate(param_group["params"]):
                 if param.device.type != "meta":  # which may get its memory later
-                    require_cpu(param, _name(param_group, len(self.param_groups) - 1, index))
+                    require_cpu(param, name_of(param_group, len(self.param_groups) - 1, index))
         except BaseException:
             self.param_groups.pop()
             raise
@@ -235,12 +236,7 @@ class RMSprop(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         """Show the options that are not the defaults, group by group."""
-        text = f"{type(self).__name__} ("
-        for index, group in enumerate(self.param_groups):
-            text += f"\nParameter Group {index}\n"
-            shown = {key: group[key] for key in sorted(group.keys() - {"params"})}
-            text += "".join(f"    {key}: {value}\n" for key, value in shown.items() if not _is_default(key, value))
-        return text + ")"
+        return f"{type(self).__name__} ({described(self.param_groups, _DEFAULTS)})"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as `torch.optim.Optimizer.state_dict`; `torch.optim.RMSprop` can load it.
@@ -297,7 +293,7 @@ class RMSprop(torch.optim.Optimizer):
         They become its state; what was its state goes into `before`.
         """
         group = _NEUTRAL | self.param_groups[group_index]
-        param = fitting_param(group["params"][index], _name(group, group_index, index))
+        param = fitting_param(group["params"][index], name_of(group, group_index, index))
         gradient = fitting_gradient(grad, param)
         given = self.state.get(param.tensor)
         state = completed(given, param, group)
@@ -316,14 +312,5 @@ _NEUTRAL = {
 }
 
 
-def _is_default(key: str, value: object) -> bool:
-    return key in _DEFAULTS and not isinstance(value, Tensor) and value == _DEFAULTS[key]
-
-
 def _make_kernel() -> _core.ParamGroups:
     return _core.param_groups(_NEUTRAL, torch._C._increment_version)
-
-
-def _name(group: dict[str, Any], group_index: int, index: int) -> str:
-    names = group.get("param_names")
-    return str(names[index]) if names else f"param_groups[{group_index}]['params'][{index}]"

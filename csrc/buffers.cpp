@@ -105,7 +105,7 @@ Element Buffers::narrowest() const {
   return std::all_of(layouts_.begin(), layouts_.end(), is_float64) ? Element::float64 : Element::float32;
 }
 
-Buffers::Held Buffers::bind(py::handle params, py::handle grads, const KernelTable& kernels) {
+Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
   // First all that may run Python code (a dict's keys may compare in Python), then all that looks at memory.
   Held held(&objects_);
   tree_.flatten(params, "params", objects_);
@@ -116,12 +116,12 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads, const KernelTab
     leaves_[i].touched = nullptr;
     if (Py_TYPE(g.ptr()) == ndarray || g.is_none()) continue;
     if (is_sparse(g))
-      bind_rows(i, g, kernels);
+      bind_rows(i, py::object(g));
     else
       g = as_array(g, layouts_[i], layouts_[i].element, {tree_, "grads", i});
   }
 
-  bool same = std::exchange(disjoint_, false);
+  bool same = std::exchange(disjoint_, false) && objects_.size() == 2 * tree_.size();  // and no values of rows
   std::size_t elements = 0;
   const auto update = [&same](auto& place, auto now) { same &= std::exchange(place, now) == now; };
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
@@ -151,20 +151,16 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads, const KernelTab
   return held;
 }
 
-void Buffers::bind_rows(std::size_t i, py::handle gradient, const KernelTable& kernels) {
+void Buffers::bind_rows(std::size_t i, const py::object& gradient) {
   Leaf& leaf = leaves_[i];
-  RowSums& sums = sums_[i];
   const Name name{tree_, "grads", i};
   if (!last_.empty() && !py::isinstance<Rows>(gradient))
     throw py::type_error(name() + ": expected Rows or a dense array with lazy='catch_up', got a sparse matrix");
-  const std::size_t width = add_up(gradient, layouts_[i], name, kernels, sums);
   touch_all(i);
-  touched_[i].all = false;
-  touched_[i].rows = sums.rows().data();
-  touched_[i].count = sums.rows().size();
-  touched_[i].width = width;
-  leaf.g = sums.sums();
-  leaf.grad_element = compute_type(leaf.element);
+  const Values values = read_rows(gradient, layouts_[i], name, sums_[i], touched_[i]);
+  objects_.push_back(values.owner);
+  leaf.g = values.memory.data;
+  leaf.grad_element = values.memory.element;
   leaf.size = leaf.hyper->lazy == Lazy::dense ? layouts_[i].size : gradient_size(leaf);
 }
 
@@ -172,6 +168,7 @@ void Buffers::touch_all(std::size_t i) {
   Touched& touched = touched_[i];
   leaves_[i].touched = &touched;
   touched.all = true;
+  touched.first = nullptr;
   if (last_.empty()) return;
   touched.width = row_width(layouts_[i]).value_or(layouts_[i].size);
   touched.count = rows_of(i);
@@ -205,10 +202,7 @@ void Buffers::count_step() {
 
 void Buffers::require_no_overlap() const {
   std::vector<Leaf> leaves = leaves_;  // also those without a gradient, as others must not write into them
-  for (std::size_t i = 0; i < leaves.size(); ++i) {
-    leaves[i].size = layouts_[i].size;
-    if (leaves[i].touched && !leaves[i].touched->all) leaves[i].g = nullptr;  // sums of our own
-  }
+  for (std::size_t i = 0; i < leaves.size(); ++i) leaves[i].size = layouts_[i].size;
   const auto overlap = find_overlap(leaves);
   if (!overlap) return;
   const auto name = [&](const Place& place) {

@@ -53,7 +53,7 @@ class Buffers {
   using Held = std::unique_ptr<std::vector<py::object>, Release>;
 
   // Points `leaves()` to the memory of this call, for as long as the result lives; or throws and writes nothing.
-  [[nodiscard]] Held bind(py::handle params, py::handle grads, const KernelTable& kernels);
+  [[nodiscard]] Held bind(py::handle params, py::handle grads);
 
   // What the kernel sees; the learning rates belong to State, the rest is set here.
   std::vector<Leaf>& leaves() { return leaves_; }
@@ -99,7 +99,7 @@ class Buffers {
   bool disjoint_ = false;            // the addresses in `leaves_` were checked for overlaps
 
   // Points a leaf to its sparse gradient; or with Lazy::catch_up, lets a dense one touch all rows.
-  void bind_rows(std::size_t leaf, py::handle gradient, const KernelTable& kernels);
+  void bind_rows(std::size_t leaf, const py::object& gradient);
   void touch_all(std::size_t leaf);
   std::size_t rows_of(std::size_t leaf) const;
   void require_no_overlap() const;

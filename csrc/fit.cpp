@@ -40,14 +40,17 @@ std::optional<std::pair<Place, Place>> find_overlap(std::span<const Leaf> leaves
   for (std::size_t i = 0; i < leaves.size(); ++i) {
     const Leaf& leaf = leaves[i];
     if (leaf.size == 0) continue;
-    const auto add = [&](std::size_t part, const void* begin, Element element) {
-      if (begin) spans.push_back({{i, part}, begin, static_cast<const char*>(begin) + leaf.size * size_of(element)});
+    const auto add = [&](std::size_t part, const void* begin, std::size_t size, Element element) {
+      if (begin) spans.push_back({{i, part}, begin, static_cast<const char*>(begin) + size * size_of(element)});
     };
-    add(params, leaf.p, leaf.element);
-    add(grads, leaf.g, leaf.grad_element);
+    add(params, leaf.p, leaf.size, leaf.element);
+    if (const Touched* const rows = leaf.touched; rows && !rows->all)
+      add(grads, leaf.g, rows->values * rows->width, leaf.grad_element);
+    else
+      add(grads, leaf.g, leaf.size, leaf.grad_element);
     for (std::size_t kept = 0; kept < std::size(kept_arrays); ++kept)
       if (kept_arrays[kept].is_used(*leaf.hyper))
-        add(first_kept + kept, leaf.*kept_arrays[kept].member, compute_type(leaf.element));
+        add(first_kept + kept, leaf.*kept_arrays[kept].member, leaf.size, compute_type(leaf.element));
   }
   const std::less<> before;
   std::sort(spans.begin(), spans.end(), [&](const Span& a, const Span& b) { return before(a.begin, b.begin); });

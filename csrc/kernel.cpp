@@ -9,8 +9,8 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "half.hpp"
 #include "limits.hpp"
+#include "tile.hpp"
 
 static_assert(FLT_EVAL_METHOD == 0, "each operation must be rounded to its own type");
 
@@ -118,46 +118,19 @@ void update(Real* __restrict params, const Real* __restrict grads, Real* __restr
   }
 }
 
-// Are numbers of this type computed with as they lie in memory?
-template <class Real>
-bool is_computed_in(Element element) {
-  return element == (sizeof(Real) == sizeof(float) ? Element::float32 : Element::float64);
-}
-
-template <class Half>
-inline void widen(const void* halves, std::size_t begin, std::size_t size, float* __restrict tile) {
-  const Half* from = static_cast<const Half*>(halves) + begin;
-  for (std::size_t i = 0; i < size; ++i) tile[i] = load(from[i]);
-}
-
-template <class Half>
-inline void narrow(const float* __restrict tile, void* halves, std::size_t begin, std::size_t size) {
-  Half* to = static_cast<Half*>(halves) + begin;
-  for (std::size_t i = 0; i < size; ++i) store(to[i], tile[i]);
-}
-
-// The numbers of an array from `begin` on in the compute type: those in memory, or halves widened into a tile.
-template <class Real>
-inline Real* numbers(void* array, Element element, std::size_t begin, std::size_t size, Real* tile) {
-  if constexpr (sizeof(Real) == sizeof(float)) {
-    if (element == Element::float16) widen<Float16>(array, begin, size, tile);
-    if (element == Element::bfloat16) widen<Bfloat16>(array, begin, size, tile);
-  }
-  return is_computed_in<Real>(element) ? static_cast<Real*>(array) + begin : tile;
-}
-
 template <class Real, int with>
 void update_leaf(const Leaf& leaf, const Factors& factors, std::size_t begin, std::size_t end) {
   const Rounded<Real> rounded(*leaf.hyper, factors);
   const bool inside = !(with & variant::momentum) || leaf.hyper->lr_in_momentum;
-  const bool at_once = is_computed_in<Real>(leaf.element) && is_computed_in<Real>(leaf.grad_element);
+  const bool at_once =
+      is_computed_in<Real>(leaf.element) && is_computed_in<Real>(leaf.grad_element) && leaf.g && !is_sum(leaf);
   alignas(64) Real p_tiles[2][tile_size], g_tile[tile_size];
   std::size_t waiting = 0;  // elements of the tile before, to be narrowed while this one is still divided
   for (std::size_t size, turn = 0; begin < end || waiting > 0; begin += size, turn = 1 - turn) {
     size = at_once || end - begin < tile_size ? end - begin : tile_size;
     const auto at = [begin](auto* array) { return array ? array + begin : nullptr; };
     Real* const p = numbers(leaf.p, leaf.element, begin, size, p_tiles[turn]);
-    const Real* const g = numbers(const_cast<void*>(leaf.g), leaf.grad_element, begin, size, g_tile);
+    const Real* const g = gradients(leaf, begin, size, g_tile);
     Real* const s = at(static_cast<Real*>(leaf.s));
     Real* const m = at(static_cast<Real*>(leaf.m));
     Real* const b = at(static_cast<Real*>(leaf.b));
@@ -218,7 +191,7 @@ double sum_of_squares(const Leaf& leaf, std::size_t begin, std::size_t end) {
   alignas(64) Real tile[tile_size];
   for (std::size_t size; begin < end; begin += size) {
     size = end - begin < tile_size ? end - begin : tile_size;
-    const Real* g = numbers(const_cast<void*>(leaf.g), leaf.grad_element, begin, size, tile);
+    const Real* g = gradients(leaf, begin, size, tile);
     const std::size_t whole_rows = (size + lanes - 1) / lanes * lanes;
     if (whole_rows > size) {  // zeros change no sum; one call of add_rows, as GCC 12 makes scalar code of a second
       for (std::size_t i = 0; i < whole_rows; ++i) tile[i] = i < size ? g[i] : Real{0};
@@ -237,27 +210,13 @@ double largest(const Leaf& leaf, std::size_t begin, std::size_t end) {
   alignas(64) Real tile[tile_size];
   for (std::size_t size; begin < end; begin += size) {
     size = end - begin < tile_size ? end - begin : tile_size;
-    const Real* g = numbers(const_cast<void*>(leaf.g), leaf.grad_element, begin, size, tile);
+    const Real* g = gradients(leaf, begin, size, tile);
     for (std::size_t i = 0; i < size; ++i) {
       const auto bits = magnitude(g[i]);
       most = bits > most ? bits : most;
     }
   }
   return static_cast<double>(__builtin_bit_cast(Real, most));
-}
-
-template <class Real>
-void add_numbers(Real* __restrict sums, const Real* __restrict values, std::size_t size) {
-  for (std::size_t i = 0; i < size; ++i) sums[i] = sums[i] + values[i];
-}
-
-template <class Real>
-void add(void* sums, const void* values, Element element, std::size_t size) {
-  alignas(64) Real tile[tile_size];
-  for (std::size_t begin = 0, part; begin < size; begin += part) {
-    part = size - begin < tile_size ? size - begin : tile_size;
-    add_numbers(static_cast<Real*>(sums) + begin, numbers(const_cast<void*>(values), element, begin, part, tile), part);
-  }
 }
 
 template <class Real>
@@ -278,7 +237,6 @@ constexpr KernelTable make_table() {
                     .update = {},
                     .sum_of_squares = {sum_of_squares<float>, sum_of_squares<double>},
                     .largest = {largest<float>, largest<double>},
-                    .add = {add<float>, add<double>},
                     .scale = {scale<float>, scale<double>},
                     .move_streams = move_streams,
                     .divide_and_root = divide_and_root};

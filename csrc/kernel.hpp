@@ -44,8 +44,7 @@ constexpr bool exists(int with) {
 }
 }  // namespace variant
 
-// Adds `size` numbers of that type to sums of the compute type, or multiplies numbers of the compute type.
-using Add = void (*)(void* sums, const void* values, Element element, std::size_t size);
+// Multiplies numbers of the compute type.
 using Scale = void (*)(void* values, double factor, std::size_t size);
 
 // The kernels of one instruction set, by compute type. Null: no such variant.
@@ -54,7 +53,6 @@ struct KernelTable {
   Kernel update[compute_types][variant::count];
   Reduction sum_of_squares[compute_types];
   Reduction largest[compute_types];  // of the absolute values; NaN if there is one
-  Add add[compute_types];
   Scale scale[compute_types];
   // What bounds an update of float32; with passes over the elements in the place of the multiplier.
   Kernel move_streams, divide_and_root;

@@ -12,9 +12,14 @@ namespace rmsprop_fast {
 // The rows of a parameter that a sparse gradient has. Row r is the elements [r * width, (r + 1) * width).
 struct Touched {
   bool all = false;                    // the gradient is dense, and touches all rows
-  const std::int64_t* rows = nullptr;  // else: in order, each once; `g` has one after another
+  const std::int64_t* rows = nullptr;  // else: in order, each once; the gradient has one after another
   std::size_t count = 0;
   std::size_t width = 1;
+  // `g` has values for rows as they came. Row number i is the sum of those at places[first[i]] to places[first[i + 1] -
+  // 1]. Null: they came in order, each once.
+  const std::size_t* first = nullptr;
+  const std::size_t* places = nullptr;
+  std::size_t values = 0;  // rows that came
   // Lazy::catch_up: in which step each row was touched last, counted from 1; behind them, the number of steps so far.
   std::int64_t* last = nullptr;
   std::int64_t steps = 0;
@@ -24,13 +29,14 @@ struct Touched {
 // p and g are of their element types, the others of the compute type. Null: this state has no such array.
 struct Leaf {
   void* p = nullptr;         // parameters, updated in place
-  const void* g = nullptr;   // gradients
+  const void* g = nullptr;   // gradients; null: zeros
   void* s = nullptr;         // running mean of the squared gradient, or its variance with `m`; updated in place
   void* m = nullptr;         // centered: running mean of the gradient, updated in place
   void* b = nullptr;         // momentum buffer, updated in place
   const void* lr = nullptr;  // learning rates of each element; null: `lr_number` is everybody's
   double lr_number = 0;
   std::size_t size = 0;
+  std::size_t g_begin = 0;  // where in the gradient these elements begin
   Element element = Element::float32;
   Element grad_element = Element::float32;
   const Hyper* hyper = nullptr;      // may be those of many leaves

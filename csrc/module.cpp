@@ -81,7 +81,7 @@ void step_arrays(py::handle params, py::handle grads, py::handle state_object) {
   const InUse in_use(state.in_use(), "state");
   Buffers& buffers = state.buffers();
   const KernelTable& kernels = dispatch::kernels();
-  const auto held = buffers.bind(params, grads, kernels);  // every check; nothing has been written so far
+  const auto held = buffers.bind(params, grads);  // every check; nothing has been written so far
   state.begin_step();
   state.end_step(step_unlocked({buffers.leaves(), buffers.elements(), state.hyper(), state.gradient(), kernels}));
 }
@@ -111,7 +111,7 @@ void run_limit(py::handle params, py::handle grads, State& state, bool memory, d
   const InUse in_use(state.in_use(), "state");
   Buffers& buffers = state.buffers();
   KernelTable only = dispatch::kernels();
-  const auto held = buffers.bind(params, grads, only);
+  const auto held = buffers.bind(params, grads);
   for (Kernel& update : only.update[static_cast<int>(Element::float32)])
     update = memory ? only.move_streams : only.divide_and_root;
   Hyper hyper;

@@ -12,12 +12,12 @@ char* advance(void* array, std::size_t elements, Element element) {
   return array ? static_cast<char*>(array) + elements * size_of(element) : nullptr;
 }
 
-// The leaf from that element on, with that gradient.
-Leaf part_of(const Leaf& leaf, std::size_t first, const void* gradient) {
+// The leaf from that element on, with the gradient from another one on.
+Leaf part_of(const Leaf& leaf, std::size_t first, std::size_t first_of_gradient) {
   const Element computed_in = compute_type(leaf.element);
   Leaf part = leaf;
   part.p = advance(leaf.p, first, leaf.element);
-  part.g = gradient;
+  part.g_begin = first_of_gradient;
   part.s = advance(leaf.s, first, computed_in);
   part.m = advance(leaf.m, first, computed_in);
   part.b = advance(leaf.b, first, computed_in);
@@ -25,13 +25,10 @@ Leaf part_of(const Leaf& leaf, std::size_t first, const void* gradient) {
   return part;
 }
 
-const void* gradient_at(const Leaf& leaf, std::size_t first) {
-  return advance(const_cast<void*>(leaf.g), first, leaf.grad_element);
-}
-
 void prefetch([[maybe_unused]] const void* memory, [[maybe_unused]] std::size_t bytes) {
 #ifndef _MSC_VER
   for (std::size_t at = 0; memory && at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(memory) + at, 1);
+  asm volatile("");  // or GCC 12 takes this for a function that does nothing, and leaves out its calls
 #endif
 }
 
@@ -39,7 +36,7 @@ void prefetch([[maybe_unused]] const void* memory, [[maybe_unused]] std::size_t 
 void prefetch_row(const Leaf& leaf, std::size_t row, std::size_t width) {
   constexpr std::size_t most = 1024;  // elements; the processor finds its way through longer rows
   const std::size_t size = std::min(width, most), kept = size * size_of(compute_type(leaf.element));
-  const Leaf part = part_of(leaf, row * width, nullptr);
+  const Leaf part = part_of(leaf, row * width, 0);
   prefetch(part.p, size * size_of(leaf.element));
   prefetch(part.s, kept);
   prefetch(part.m, kept);
@@ -55,42 +52,39 @@ void decay(const Leaf& leaf, std::size_t row, std::size_t width, Scale scale, st
           std::pow(leaf.hyper->rho, static_cast<double>(missed)), width);
 }
 
-void update_touched(const Leaf& leaf, const Factors& factors, Kernel update, Scale scale, std::size_t begin,
-                    std::size_t end) {
+// The rows number `first` to `last` - 1 of the gradient.
+void update_touched(const Leaf& leaf, const Factors& factors, Kernel update, Scale scale, std::size_t first,
+                    std::size_t last) {
   constexpr std::size_t ahead = 16;  // rows; of 8 to 32 the fastest in a table of 256 MB
   const Touched& touched = *leaf.touched;
-  const std::size_t width = touched.width, last = (end + width - 1) / width;
+  const std::size_t width = touched.width;
   const auto row_at = [&](std::size_t i) { return touched.all ? i : static_cast<std::size_t>(touched.rows[i]); };
-  for (std::size_t i = (begin + width - 1) / width, next; i < last; i = next) {
+  for (std::size_t i = first, next; i < last; i = next) {
     // Rows side by side are one piece.
     for (next = i + 1; next < last && row_at(next) == row_at(next - 1) + 1;) ++next;
     if (!touched.all && next + ahead <= last) prefetch_row(leaf, row_at(next + ahead - 1), width);
     if (touched.last)
       for (std::size_t k = i; k < next; ++k) decay(leaf, row_at(k), width, scale, touched.steps + 1);
-    update(part_of(leaf, row_at(i) * width, gradient_at(leaf, i * width)), factors, 0, (next - i) * width);
+    update(part_of(leaf, row_at(i) * width, i * width), factors, 0, (next - i) * width);
   }
 }
 
-// All elements, those of rows that the gradient does not have with zeros.
-void update_all(const Leaf& leaf, const Factors& factors, Kernel update, std::size_t begin, std::size_t end) {
-  static constexpr std::size_t most = 1024;
-  static constexpr double zeros[most] = {};
+// The rows number `row` to `end` - 1 of the leaf; those that the gradient does not have, with zeros.
+void update_all(const Leaf& leaf, const Factors& factors, Kernel update, std::size_t row, std::size_t end) {
   const Touched& touched = *leaf.touched;
   const std::int64_t* const last = touched.rows + touched.count;
-  const std::int64_t* next = std::lower_bound(touched.rows, last, static_cast<std::int64_t>(begin / touched.width));
-  while (begin < end) {
-    const std::size_t row = next < last ? static_cast<std::size_t>(*next) * touched.width : end;  // where it begins
-    if (begin < row) {
-      const std::size_t to = std::min({row, end, begin + most});
-      update(part_of(leaf, begin, zeros), factors, 0, to - begin);
-      begin = to;
-      continue;
+  const std::int64_t* next = std::lower_bound(touched.rows, last, static_cast<std::int64_t>(row));
+  while (row < end) {
+    const std::size_t next_row = next < last ? std::min(static_cast<std::size_t>(*next), end) : end;
+    if (row < next_row) {
+      Leaf untouched = part_of(leaf, row * touched.width, 0);
+      untouched.g = nullptr;
+      update(untouched, factors, 0, (next_row - row) * touched.width);
     }
-    const std::size_t to = std::min(row + touched.width, end);
-    const std::size_t first = static_cast<std::size_t>(next - touched.rows) * touched.width + (begin - row);
-    update(part_of(leaf, begin, gradient_at(leaf, first)), factors, 0, to - begin);
-    begin = to;
-    ++next;
+    if (next_row == end) return;
+    const auto i = static_cast<std::size_t>(next++ - touched.rows);
+    update(part_of(leaf, next_row * touched.width, i * touched.width), factors, 0, touched.width);
+    row = next_row + 1;
   }
 }
 
@@ -119,31 +113,37 @@ void RowSums::sort(std::int64_t highest) {
   }
 }
 
-void RowSums::add_up(const void* values, Element element, std::size_t width, std::int64_t highest, Element computed_in,
-                     const KernelTable& kernels) {
+void RowSums::arrange(std::size_t width, std::int64_t highest, Touched& touched) {
   sort(highest);
   rows_.clear();
-  index_.resize(entries_.size());
+  first_.clear();
+  places_.clear();
   for (const Entry& entry : entries_) {
-    if (rows_.empty() || rows_.back() != entry.row) rows_.push_back(entry.row);
-    index_[entry.place] = rows_.size() - 1;
+    if (rows_.empty() || rows_.back() != entry.row) {
+      rows_.push_back(entry.row);
+      first_.push_back(places_.size());
+    }
+    places_.push_back(entry.place);
   }
-
-  // Values are read as they lie, which is fast; the sums are fewer.
-  const std::size_t bytes = width * size_of(computed_in);
-  sums_.assign((rows_.size() * bytes + sizeof(double) - 1) / sizeof(double), 0);
-  const Add add = kernels.add[static_cast<int>(computed_in)];
-  for (std::size_t i = 0; i < index_.size(); ++i)
-    add(reinterpret_cast<char*>(sums_.data()) + index_[i] * bytes,
-        static_cast<const char*>(values) + i * width * size_of(element), element, width);
+  first_.push_back(places_.size());
+  const bool is_sum = rows_ != given_;
+  touched.all = false;
+  touched.rows = rows_.data();
+  touched.count = rows_.size();
+  touched.width = width;
+  touched.first = is_sum ? first_.data() : nullptr;
+  touched.places = places_.data();
+  touched.values = given_.size();
 }
 
 void update_rows(const Leaf& leaf, const Factors& factors, Kernel update, Scale scale, std::size_t begin,
                  std::size_t end) {
-  if (leaf.hyper->lazy == Lazy::dense)
-    update_all(leaf, factors, update, begin, end);
+  const std::size_t width = leaf.touched->width;
+  const std::size_t first = (begin + width - 1) / width, last = (end + width - 1) / width;
+  if (leaf.hyper->lazy == Lazy::dense && !leaf.touched->all)
+    update_all(leaf, factors, update, first, last);
   else
-    update_touched(leaf, factors, update, scale, begin, end);
+    update_touched(leaf, factors, update, scale, first, last);
 }
 
 void catch_up(const Leaf& leaf, std::size_t rows, Scale scale) {

@@ -9,18 +9,14 @@
 
 namespace rmsprop_fast {
 
-// The sum of what a sparse gradient has for each row. A row's values are added in the order in which they came.
+// The rows that a sparse gradient has, in order, and of which values each is the sum, in the order in which they came.
 class RowSums {
  public:
   // Room for the rows of a gradient, to be filled in the order in which they come.
   std::int64_t* make_room(std::size_t count);
 
-  // Adds up; `values` lie as the rows came, `width` for each.
-  void add_up(const void* values, Element element, std::size_t width, std::int64_t highest, Element computed_in,
-              const KernelTable& kernels);
-
-  const std::vector<std::int64_t>& rows() const { return rows_; }
-  const void* sums() const { return sums_.data(); }
+  // Works out what a step needs to know of them, for as long as nothing else is arranged. No row is above `highest`.
+  void arrange(std::size_t width, std::int64_t highest, Touched& touched);
 
  private:
   struct Entry {
@@ -30,13 +26,12 @@ class RowSums {
   void sort(std::int64_t highest);
 
   std::vector<std::int64_t> given_, rows_;
-  std::vector<std::size_t> index_;  // of the sum that each of the given rows belongs to
   std::vector<Entry> entries_, other_;
-  std::vector<double> sums_;  // memory for numbers of the compute type
+  std::vector<std::size_t> places_, first_;
 };
 
-// Updates the rows of a leaf with a sparse gradient that begin in [begin, end) of its elements; with Lazy::dense, these
-// elements.
+// Updates the rows of a leaf that begin in [begin, end), counted in elements: of its gradient, or with Lazy::dense, of
+// the leaf.
 void update_rows(const Leaf& leaf, const Factors& factors, Kernel update, Scale scale, std::size_t begin,
                  std::size_t end);
 

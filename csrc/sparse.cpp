@@ -63,10 +63,10 @@ class Elements {
       throw py::value_error(name_ + ": expected shape " + tuple_text(layout.shape) + ", got " + shape);
   }
 
-  // The values, in memory that lives as long as this object: a matrix may make its arrays anew whenever it is asked.
-  Memory read(const Name& name, RowSums& sums) {
-    values_ = matrix_.attr("data");
-    const auto count = py::isinstance<py::array>(values_) ? py::reinterpret_borrow<py::array>(values_).size() : 0;
+  // The values and where they are, once: a matrix may make its arrays anew whenever it is asked.
+  Values read(const Name& name, RowSums& sums) const {
+    const py::object values = matrix_.attr("data");
+    const auto count = py::isinstance<py::array>(values) ? py::reinterpret_borrow<py::array>(values).size() : 0;
     std::int64_t* const places = sums.make_room(static_cast<std::size_t>(count));
     if (format_ == "coo")
       read_pairs(places, count);
@@ -76,7 +76,7 @@ class Elements {
       read_compressed(places, count, 1);
     else
       throw py::type_error(name_ + ": expected a sparse matrix in CSR, CSC or COO format, got " + format_);
-    return require_values(values_, layout_.element, {count}, {1}, name);
+    return {values, require_values(values, layout_.element, {count}, {1}, name)};
   }
 
  private:
@@ -126,7 +126,6 @@ class Elements {
   }
 
   py::handle matrix_;
-  py::object values_;
   const Layout& layout_;
   std::string name_, format_;
 };
@@ -148,19 +147,16 @@ std::optional<std::size_t> row_width(const Layout& layout) {
   return is_outermost ? std::optional(width) : std::nullopt;
 }
 
-std::size_t add_up(py::handle gradient, const Layout& layout, const Name& name, const KernelTable& kernels,
-                   RowSums& sums) {
-  const Element computed_in = compute_type(layout.element);
+Values read_rows(py::handle gradient, const Layout& layout, const Name& name, RowSums& sums, Touched& touched) {
   if (!py::isinstance<Rows>(gradient)) {
     if (layout.shape.size() != 2)
       throw py::value_error(name() + ": expected a dense array or Rows for a parameter of shape " +
                             tuple_text(layout.shape) + ", got a sparse matrix");
-    Elements elements(gradient, layout, name);
-    const Memory values = elements.read(name, sums);
-    sums.add_up(values.data, values.element, 1, static_cast<std::int64_t>(layout.size), computed_in, kernels);
-    return 1;
+    Values values = Elements(gradient, layout, name).read(name, sums);
+    sums.arrange(1, static_cast<std::int64_t>(layout.size), touched);
+    return values;
   }
-  const Rows& given = gradient.cast<const Rows&>();
+  const Rows given = gradient.cast<const Rows&>();
   if (layout.shape.empty()) throw py::value_error(name() + ": expected a number or an array without axes, got Rows");
   const Integers rows = require_integers(given.rows, name() + ".rows");
   const auto width = row_width(layout);
@@ -170,12 +166,12 @@ std::size_t add_up(py::handle gradient, const Layout& layout, const Name& name, 
   std::vector<std::int64_t> shape = layout.shape, strides = layout.strides;  // in memory, a row lies as the parameter's
   shape[0] = rows.count;
   strides[0] = static_cast<std::int64_t>(*width);
-  const Memory values = require_values(given.values, layout.element, shape, strides, name);
+  const Memory memory = require_values(given.values, layout.element, shape, strides, name);
   std::int64_t* const places = sums.make_room(static_cast<std::size_t>(rows.count));
   const std::string rows_name = name() + ".rows";
   for (std::int64_t i = 0; i < rows.count; ++i) places[i] = require_in(rows, i, layout.shape[0], rows_name);
-  sums.add_up(values.data, values.element, *width, layout.shape[0], computed_in, kernels);
-  return *width;
+  sums.arrange(*width, layout.shape[0], touched);
+  return {given.values, memory};
 }
 
 }  // namespace rmsprop_fast

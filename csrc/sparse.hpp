@@ -18,8 +18,13 @@ bool is_sparse(py::handle object);
 // How many elements a row of the parameter has; null if it has no rows side by side in memory, one after another.
 std::optional<std::size_t> row_width(const Layout& layout);
 
-// Adds up the rows of a sparse gradient of a parameter with this layout, and returns how wide they are; or throws.
-std::size_t add_up(py::handle gradient, const Layout& layout, const Name& name, const KernelTable& kernels,
-                   RowSums& sums);
+// The values of a sparse gradient as they came, and where they are for as long as their owner lives.
+struct Values {
+  py::object owner;
+  Memory memory;
+};
+
+// Reads a sparse gradient of a parameter with this layout; or throws.
+Values read_rows(py::handle gradient, const Layout& layout, const Name& name, RowSums& sums, Touched& touched);
 
 }  // namespace rmsprop_fast

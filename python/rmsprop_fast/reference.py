@@ -95,8 +95,10 @@ def _gradient(g: Any, params: NDArray[Any], real: Any) -> tuple[NDArray[Any], An
         touched = g.row[first], g.col[first]
     else:
         return np.array(float(g), params.dtype), None
-    sums = np.zeros_like(values[: len(first)], dtype=real)
-    np.add.at(sums, inverse, values.astype(real))
+    values = values.astype(real)
+    sums = values[first]
+    others = np.delete(np.arange(len(values)), first)
+    np.add.at(sums, inverse[others], values[others])
     return sums, touched
 
 

@@ -2,12 +2,25 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "sparse.hpp"
 
 namespace rmsprop_fast {
+namespace {
+
+// (rows, 1, 1, ...)
+Layout one_a_row(Layout layout) {
+  const std::int64_t rows = layout.shape.empty() ? 1 : layout.shape[0];
+  std::fill(layout.strides.begin(), layout.strides.end(), 1);
+  for (std::size_t axis = 1; axis < layout.shape.size(); ++axis) layout.shape[axis] = 1;
+  layout.size = static_cast<std::size_t>(rows);
+  return layout;
+}
+
+}  // namespace
 
 Buffers::Buffers(py::handle params) : tree_(params, "params") {
   const Held held(&objects_);
@@ -21,12 +34,22 @@ Buffers::Buffers(py::handle params) : tree_(params, "params") {
 }
 
 void Buffers::keep(const Hyper& hyper) {
+  for (std::size_t i = 0; hyper.rowwise && i < leaves_.size(); ++i) {
+    const auto width = layouts_[i].shape.empty() ? 1 : row_width(layouts_[i]);
+    if (!width)
+      throw py::value_error(tree_.leaf_name("params", i) +
+                            ": expected a first axis that is the outermost in memory with rowwise=True, got strides " +
+                            tuple_text(in_bytes(layouts_[i].strides, layouts_[i].element)));
+    touched_[i].width = *width;
+    layouts_by_row_.push_back(one_a_row(layouts_[i]));
+  }
   for (std::size_t row = 0; row < std::size(kept_arrays); ++row) {
     if (!kept_arrays[row].is_used(hyper)) continue;
     Kept kept{row, std::string("state.") + kept_arrays[row].name, {}};
     const double initial = kept_arrays[row].initial ? hyper.*kept_arrays[row].initial : 0;
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
-      kept.arrays.push_back(zeros(i, kept_.size() + 1));
+      kept.arrays.push_back(
+          zeros(is_by_row(kept_arrays[row], hyper) ? layouts_by_row_[i] : layouts_[i], kept_.size() + 1));
       if (initial != 0) kept.arrays[i].attr("fill")(initial);
     }
     kept_.push_back(std::move(kept));
@@ -46,8 +69,7 @@ void Buffers::keep(const Hyper& hyper) {
 // Large arrays from the system begin at one place of their pages, all of them, and so elements of one index compete for
 // the same few lines of the cache: a centered step with momentum, of five arrays, is 15 % faster with the places apart
 // (benchmarks/test_targets.py, test_family).
-py::object Buffers::zeros(std::size_t leaf, std::size_t place) const {
-  const Layout& layout = layouts_[leaf];
+py::object Buffers::zeros(const Layout& layout, std::size_t place) {
   const Element element = compute_type(layout.element);
   const auto numpy = py::module_::import("numpy");
   constexpr std::size_t large = 64 * 1024, apart = 13 * 64;  // elements; bytes, whole cache lines
@@ -69,25 +91,27 @@ void Buffers::restore(const Kept& kept, py::handle tree) const {
   tree_.flatten(tree, kept.name.c_str(), nodes);
   const Range range = kept_arrays[kept.row].member == &Leaf::s ? Range::mean : Range::any;
   for (std::size_t i = 0; i < layouts_.size(); ++i)
-    copies.push_back(copy(nodes[tree_.leaf_nodes()[i]], i, kept.name.c_str(), range));
+    copies.push_back(copy(nodes[tree_.leaf_nodes()[i]], layout_of(kept, i), {tree_, kept.name.c_str(), i}, range));
   for (const bool writes : {false, true})
     for (std::size_t i = 0; i < layouts_.size(); ++i) {
       const Name name{tree_, kept.name.c_str(), i};
-      const Memory memory = require_fit(kept.arrays[i], view_of(layouts_[i]), first_kept + kept.row, name);
+      const Memory memory = require_fit(kept.arrays[i], view_of(layout_of(kept, i)), first_kept + kept.row, name);
       if (writes) std::memcpy(memory.data, copies[i].data(), static_cast<std::size_t>(copies[i].nbytes()));
     }
 }
 
-py::array Buffers::copy(py::handle given, std::size_t leaf, const char* root, Range range) const {
-  const Name name{tree_, root, leaf};
-  const Layout& layout = layouts_[leaf];
+const Layout& Buffers::layout_of(const Kept& kept, std::size_t leaf) const {
+  return is_by_row(kept_arrays[kept.row], *leaves_[leaf].hyper) ? layouts_by_row_[leaf] : layouts_[leaf];
+}
+
+py::array Buffers::copy(py::handle given, const Layout& layout, const Name& name, Range range) {
   const Element element = compute_type(layout.element);
   const py::object array = as_array(given, layout, element, name);
   require_array(array, name);
   if (!has_shape(view_of(array, element), layout.shape) || !has_real_numbers(array))
     throw py::value_error(name() + ": expected " + (range == Range::at_least_0 ? "a number or " : "") +
                           "real numbers of shape " + tuple_text(layout.shape) + ", got " + describe(array));
-  py::array copy = zeros(leaf);
+  py::array copy = zeros(layout);
   quiet_numpy("copyto")(copy, array, "same_kind");  // what came out is looked at
   for (std::size_t k = 0; k < layout.size; ++k) {
     const bool is_double = element == Element::float64;
@@ -136,13 +160,15 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
       leaf.size = grad.is_none() ? 0 : layouts_[i].size;  // without a gradient, there is nothing to update
       update(leaf.g, static_cast<const void*>(g.data));
       update(leaf.grad_element, g.element);
-      if (!last_.empty() && !grad.is_none()) touch_all(i);
+      if ((!last_.empty() || !layouts_by_row_.empty()) && !grad.is_none()) touch_all(i);
     }
     elements += leaf.size;
     update(leaf.p, p.data);
     for (const Kept& kept : kept_) {
       const Name name{tree_, kept.name.c_str(), i};
-      update(leaf.*kept_arrays[kept.row].member, require_fit(kept.arrays[i], like, first_kept + kept.row, name).data);
+      const View kept_like = layouts_by_row_.empty() ? like : view_of(layout_of(kept, i));
+      update(leaf.*kept_arrays[kept.row].member,
+             require_fit(kept.arrays[i], kept_like, first_kept + kept.row, name).data);
     }
   }
   if (!same) require_no_overlap();
@@ -154,8 +180,10 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
 void Buffers::bind_rows(std::size_t i, const py::object& gradient) {
   Leaf& leaf = leaves_[i];
   const Name name{tree_, "grads", i};
-  if (!last_.empty() && !py::isinstance<Rows>(gradient))
-    throw py::type_error(name() + ": expected Rows or a dense array with lazy='catch_up', got a sparse matrix");
+  if ((!last_.empty() || leaf.hyper->rowwise) && !py::isinstance<Rows>(gradient))
+    throw py::type_error(name() + ": expected Rows or a dense array" +
+                         (leaf.hyper->rowwise ? " with rowwise=True" : " with lazy='catch_up'") +
+                         ", got a sparse matrix");
   touch_all(i);
   const Values values = read_rows(gradient, layouts_[i], name, sums_[i], touched_[i]);
   objects_.push_back(values.owner);
@@ -185,7 +213,7 @@ void Buffers::catch_up(const KernelTable& kernels) {
     touch_all(i);
     Leaf leaf = leaves_[i];
     const Name name{tree_, s->name.c_str(), i};
-    leaf.s = require_fit(s->arrays[i], view_of(layouts_[i]), first_kept + s->row, name).data;
+    leaf.s = require_fit(s->arrays[i], view_of(layout_of(*s, i)), first_kept + s->row, name).data;
     rmsprop_fast::catch_up(leaf, rows_of(i), kernels.scale[static_cast<int>(compute_type(leaf.element))]);
   }
 }
@@ -202,7 +230,10 @@ void Buffers::count_step() {
 
 void Buffers::require_no_overlap() const {
   std::vector<Leaf> leaves = leaves_;  // also those without a gradient, as others must not write into them
-  for (std::size_t i = 0; i < leaves.size(); ++i) leaves[i].size = layouts_[i].size;
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    leaves[i].size = layouts_[i].size;
+    if (!layouts_by_row_.empty()) leaves[i].touched = &touched_[i];  // which knows the width of its rows
+  }
   const auto overlap = find_overlap(leaves);
   if (!overlap) return;
   const auto name = [&](const Place& place) {

@@ -62,11 +62,11 @@ class Buffers {
   // Copies the values of a tree of arrays into these, or throws and writes nothing.
   void restore(const Kept& kept, py::handle tree) const;
 
-  // A read-only copy of an array of numbers of that range, in the compute type and layout of that leaf.
-  py::array copy(py::handle array, std::size_t leaf, const char* root, Range range) const;
+  // A read-only copy of an array of numbers of that range, in that layout and its compute type.
+  static py::array copy(py::handle array, const Layout& layout, const Name& name, Range range);
 
-  // An array of zeros in the compute type and layout of that leaf; `place` sets apart arrays that are used together.
-  py::object zeros(std::size_t leaf, std::size_t place = 0) const;
+  // An array of zeros in that layout and its compute type; `place` sets apart arrays that are used together.
+  static py::object zeros(const Layout& layout, std::size_t place = 0);
 
   // The compute type in which numbers overflow first.
   Element narrowest() const;
@@ -88,6 +88,7 @@ class Buffers {
  private:
   Tree tree_;
   std::vector<Layout> layouts_;
+  std::vector<Layout> layouts_by_row_;  // of arrays with one number a row, if there are such
 
   std::vector<Kept> kept_;
   std::vector<Leaf> leaves_;
@@ -102,6 +103,7 @@ class Buffers {
   void bind_rows(std::size_t leaf, const py::object& gradient);
   void touch_all(std::size_t leaf);
   std::size_t rows_of(std::size_t leaf) const;
+  const Layout& layout_of(const Kept& kept, std::size_t leaf) const;
   void require_no_overlap() const;
 };
 

@@ -50,7 +50,8 @@ std::optional<std::pair<Place, Place>> find_overlap(std::span<const Leaf> leaves
       add(grads, leaf.g, leaf.size, leaf.grad_element);
     for (std::size_t kept = 0; kept < std::size(kept_arrays); ++kept)
       if (kept_arrays[kept].is_used(*leaf.hyper))
-        add(first_kept + kept, leaf.*kept_arrays[kept].member, leaf.size, compute_type(leaf.element));
+        add(first_kept + kept, leaf.*kept_arrays[kept].member, size_of(kept_arrays[kept], leaf),
+            compute_type(leaf.element));
   }
   const std::less<> before;
   std::sort(spans.begin(), spans.end(), [&](const Span& a, const Span& b) { return before(a.begin, b.begin); });

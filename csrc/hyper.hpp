@@ -33,6 +33,7 @@ struct Hyper {
   double clip_global_norm = no_limit;
   bool skip_nonfinite = false;
   Lazy lazy = Lazy::rows;
+  bool rowwise = false;
 
   // What follows from these, by derive().
   int variant = 0;              // of the kernels, as far as all leaves have it in common

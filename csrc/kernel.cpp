@@ -69,31 +69,38 @@ struct ArrayOrOne {
   Bits kept, added;
 };
 
-// lr is inside the momentum buffer or outside; where it is not, there is 1.
+// The gradient of a parameter as it is used.
+template <int with, class Real>
+inline Real prepared(Real g, [[maybe_unused]] Real p, [[maybe_unused]] const Rounded<Real>& h) {
+  if constexpr (with & variant::options) {
+    g = h.multiplier * g;
+    g = h.clip_value < g ? h.clip_value : g;  // in this order each is one instruction, and NaN stays
+    g = -h.clip_value > g ? -h.clip_value : g;
+  }
+  if constexpr (with & variant::l2) g = g + h.weight_decay * p;
+  return g;
+}
+
+// lr is inside the momentum buffer or outside; where it is not, there is 1. If rowwise, all have the first of `means`,
+// which is that of this step already.
 template <int with, class Real, class Lr, class LrInside, class LrOutside>
 void update(Real* __restrict params, const Real* __restrict grads, Real* __restrict means, Real* __restrict grad_means,
             Real* __restrict buffers, Lr lr, LrInside lr_inside, LrOutside lr_outside, const Rounded<Real> h,
             std::size_t size) {
   for (std::size_t i = 0; i < size; ++i) {
     Real p = params[i];
-    Real g = grads[i];
-    Real s = means[i];
+    const Real g = prepared<with>(grads[i], p, h);
+    Real s = means[with & variant::rowwise ? 0 : i];
     [[maybe_unused]] Real m = 0, b = 0;
     if constexpr (with & variant::centered) m = grad_means[i];
     if constexpr (with & variant::momentum) b = buffers[i];
 
-    if constexpr (with & variant::options) {
-      g = h.multiplier * g;
-      g = h.clip_value < g ? h.clip_value : g;  // in this order each is one instruction, and NaN stays
-      g = -h.clip_value > g ? -h.clip_value : g;
-    }
-    if constexpr (with & variant::l2) g = g + h.weight_decay * p;
     if constexpr (with & variant::decoupled) p = p - lr[i] * h.weight_decay * p;
 
     if constexpr (with & variant::centered) {
       s = h.rho * s + h.rho_one_minus_rho * ((g - m) * (g - m));
       m = h.rho * m + h.one_minus_rho * g;
-    } else {
+    } else if constexpr (!(with & variant::rowwise)) {
       s = h.rho * s + h.one_minus_rho * (g * g);
     }
 
@@ -112,15 +119,14 @@ void update(Real* __restrict params, const Real* __restrict grads, Real* __restr
     }
 
     params[i] = p;
-    means[i] = s;
+    if constexpr (!(with & variant::rowwise)) means[i] = s;
     if constexpr (with & variant::centered) grad_means[i] = m;
     if constexpr (with & variant::momentum) buffers[i] = b;
   }
 }
 
 template <class Real, int with>
-void update_leaf(const Leaf& leaf, const Factors& factors, std::size_t begin, std::size_t end) {
-  const Rounded<Real> rounded(*leaf.hyper, factors);
+void update_elements(const Leaf& leaf, const Rounded<Real>& rounded, std::size_t begin, std::size_t end) {
   const bool inside = !(with & variant::momentum) || leaf.hyper->lr_in_momentum;
   const bool at_once =
       is_computed_in<Real>(leaf.element) && is_computed_in<Real>(leaf.grad_element) && leaf.g && !is_sum(leaf);
@@ -131,7 +137,7 @@ void update_leaf(const Leaf& leaf, const Factors& factors, std::size_t begin, st
     const auto at = [begin](auto* array) { return array ? array + begin : nullptr; };
     Real* const p = numbers(leaf.p, leaf.element, begin, size, p_tiles[turn]);
     const Real* const g = gradients(leaf, begin, size, g_tile);
-    Real* const s = at(static_cast<Real*>(leaf.s));
+    Real* const s = with & variant::rowwise ? static_cast<Real*>(leaf.s) : at(static_cast<Real*>(leaf.s));
     Real* const m = at(static_cast<Real*>(leaf.m));
     Real* const b = at(static_cast<Real*>(leaf.b));
     if constexpr (with & variant::lr_per_element) {
@@ -184,14 +190,22 @@ void add_rows(double* __restrict sums, const Real* __restrict rows, std::size_t 
   }
 }
 
-template <class Real>
-double sum_of_squares(const Leaf& leaf, std::size_t begin, std::size_t end) {
+// Of the gradient; or if rowwise, of what it is prepared to.
+template <class Real, int with>
+double sum_of_squares(const Leaf& leaf, [[maybe_unused]] const Rounded<Real>* rounded, std::size_t begin,
+                      std::size_t end) {
   const std::size_t bytes = element_types[static_cast<int>(leaf.grad_element)].size;
   double sums[lanes] = {};
   alignas(64) Real tile[tile_size];
+  [[maybe_unused]] alignas(64) Real p_tile[tile_size];
   for (std::size_t size; begin < end; begin += size) {
     size = end - begin < tile_size ? end - begin : tile_size;
     const Real* g = gradients(leaf, begin, size, tile);
+    if constexpr (with & variant::rowwise) {
+      const Real* const p = with & variant::l2 ? numbers(leaf.p, leaf.element, begin, size, p_tile) : g;
+      for (std::size_t i = 0; i < size; ++i) tile[i] = prepared<with>(g[i], p[i], *rounded);
+      g = tile;
+    }
     const std::size_t whole_rows = (size + lanes - 1) / lanes * lanes;
     if (whole_rows > size) {  // zeros change no sum; one call of add_rows, as GCC 12 makes scalar code of a second
       for (std::size_t i = 0; i < whole_rows; ++i) tile[i] = i < size ? g[i] : Real{0};
@@ -202,6 +216,29 @@ double sum_of_squares(const Leaf& leaf, std::size_t begin, std::size_t end) {
   for (std::size_t half = lanes / 2; half > 0; half /= 2)
     for (std::size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
   return sums[0];
+}
+
+template <class Real>
+double sum_of_squares(const Leaf& leaf, std::size_t begin, std::size_t end) {
+  return sum_of_squares<Real, 0>(leaf, nullptr, begin, end);
+}
+
+template <class Real, int with>
+void update_leaf(const Leaf& leaf, const Factors& factors, std::size_t begin, std::size_t end) {
+  const Rounded<Real> rounded(*leaf.hyper, factors);
+  if constexpr (with & variant::rowwise) {
+    const std::size_t width = leaf.touched->width;
+    Leaf row = leaf;
+    for (; begin < end; begin += width) {
+      Real* const s = static_cast<Real*>(leaf.s) + begin / width;
+      const double sum = sum_of_squares<Real, with>(leaf, &rounded, begin, begin + width);
+      *s = rounded.rho * *s + rounded.one_minus_rho * static_cast<Real>(sum / static_cast<double>(width));
+      row.s = s;
+      update_elements<Real, with>(row, rounded, begin, begin + width);
+    }
+  } else {
+    update_elements<Real, with>(leaf, rounded, begin, end);
+  }
 }
 
 template <class Real>

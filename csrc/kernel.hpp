@@ -20,7 +20,7 @@ struct Factors {
 // convert one tile while it still computes another. Work is cut at multiples of it.
 constexpr std::size_t tile_size = 128;
 
-// Updates the elements [begin, end) of a leaf.
+// Updates the elements [begin, end) of a leaf; if rowwise, whole rows.
 using Kernel = void (*)(const Leaf& leaf, const Factors& factors, std::size_t begin, std::size_t end);
 
 // What the gradients [begin, end) of a leaf come to.
@@ -35,11 +35,13 @@ constexpr int lr_per_element = 8;  // with options
 constexpr int centered = 16;
 constexpr int momentum = 32;
 constexpr int nesterov = 64;  // with momentum
-constexpr int count = 128;
+constexpr int rowwise = 128;  // with options, and not centered
+constexpr int count = 256;
 
 constexpr bool exists(int with) {
   if (with & (l2 | decoupled | lr_per_element) && !(with & options)) return false;
   if (with & nesterov && !(with & momentum)) return false;
+  if (with & rowwise && (!(with & options) || with & centered)) return false;
   return !(with & l2 && with & decoupled);
 }
 }  // namespace variant

@@ -9,7 +9,7 @@
 
 namespace rmsprop_fast {
 
-// The rows of a parameter that a sparse gradient has. Row r is the elements [r * width, (r + 1) * width).
+// The rows of a parameter, and those that a sparse gradient has. Row r is the elements [r * width, (r + 1) * width).
 struct Touched {
   bool all = false;                    // the gradient is dense, and touches all rows
   const std::int64_t* rows = nullptr;  // else: in order, each once; the gradient has one after another
@@ -41,7 +41,7 @@ struct Leaf {
   Element grad_element = Element::float32;
   const Hyper* hyper = nullptr;      // may be those of many leaves
   double steps = 0;                  // that were taken before this one
-  const Touched* touched = nullptr;  // null: the gradient is dense, and so is the step
+  const Touched* touched = nullptr;  // null: rows do not matter
 };
 
 // How many elements the gradient has.
@@ -62,5 +62,12 @@ constexpr KeptArray kept_arrays[] = {
     {&Leaf::s, "variance", "variance", [](const Hyper& hyper) { return hyper.centered; }, &Hyper::initial_s},
     {&Leaf::m, "grad_avg", "grad_avg", [](const Hyper& hyper) { return hyper.centered; }, nullptr},
     {&Leaf::b, "momentum_buffer", "momentum_buffer", [](const Hyper& hyper) { return hyper.momentum > 0; }, nullptr}};
+
+// Has this array one number for each row?
+inline bool is_by_row(const KeptArray& kept, const Hyper& hyper) { return hyper.rowwise && kept.member == &Leaf::s; }
+
+inline std::size_t size_of(const KeptArray& kept, const Leaf& leaf) {
+  return is_by_row(kept, *leaf.hyper) && leaf.size > 0 ? leaf.size / leaf.touched->width : leaf.size;
+}
 
 }  // namespace rmsprop_fast

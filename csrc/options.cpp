@@ -95,6 +95,20 @@ next touched, where `missed` is the number of steps since it was: the same as 'd
 rows that are touched. It needs momentum and weight_decay of 0, and neither centered nor bias_correction. `s` is then that of
 the step in which each row was touched last; ``state.catch_up()`` brings it up to date, and so does assigning rho.)",
      only_at_init, &Hyper::lazy},
+    {"rowwise", nullptr, &Hyper::rowwise, nullptr, Range::any,
+     "Keep one s for each row, the mean of ``g**2`` over it? Rows are counted along the first axis.",
+     R"(The update of a row is then::
+
+    s = rho * s + (1 - rho) * mean(g**2)
+    p = p - lr / (sqrt(s) + eps) * g
+
+so s takes the memory of a row divided by its width: its shape is ``(rows, 1, ...)``. In parameters with one axis or none each
+element is a row. It needs ``centered=False``, and parameters whose first axis is the outermost in memory. The mean of the
+squares is that of the gradient as it is used: after ``grad_scale``, clipping and ``weight_decay``.
+
+As the row-wise optimizers of FBGEMM (D. Mudigere et al., "Software-Hardware Co-design for Fast and Scalable Training of Deep
+Learning Recommendation Models", ISCA 2022).)",
+     only_at_init},
 };
 
 // Is it a limit, which may also be None?
@@ -203,6 +217,7 @@ void require_legal(const Hyper& hyper, Naming naming) {
   if (hyper.bias_correction && hyper.initial_s != 0)
     throw py::value_error("bias_correction: expected initial_s=0 with bias_correction=True, got initial_s=" +
                           text(hyper.initial_s));
+  if (hyper.rowwise && hyper.centered) throw py::value_error("centered: expected False with rowwise=True, got True");
   if (hyper.lazy == Lazy::catch_up)
     for (const Option& option : all_options) {
       const bool changes_untouched = option.number == &Hyper::momentum || option.number == &Hyper::weight_decay ||

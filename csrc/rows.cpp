@@ -18,7 +18,7 @@ Leaf part_of(const Leaf& leaf, std::size_t first, std::size_t first_of_gradient)
   Leaf part = leaf;
   part.p = advance(leaf.p, first, leaf.element);
   part.g_begin = first_of_gradient;
-  part.s = advance(leaf.s, first, computed_in);
+  part.s = advance(leaf.s, leaf.hyper->rowwise ? first / leaf.touched->width : first, computed_in);
   part.m = advance(leaf.m, first, computed_in);
   part.b = advance(leaf.b, first, computed_in);
   part.lr = advance(const_cast<void*>(leaf.lr), first, computed_in);
@@ -38,18 +38,19 @@ void prefetch_row(const Leaf& leaf, std::size_t row, std::size_t width) {
   const std::size_t size = std::min(width, most), kept = size * size_of(compute_type(leaf.element));
   const Leaf part = part_of(leaf, row * width, 0);
   prefetch(part.p, size * size_of(leaf.element));
-  prefetch(part.s, kept);
+  prefetch(part.s, leaf.hyper->rowwise ? 1 : kept);
   prefetch(part.m, kept);
   prefetch(part.b, kept);
 }
 
-void decay(const Leaf& leaf, std::size_t row, std::size_t width, Scale scale, std::int64_t now) {
+void decay(const Leaf& leaf, std::size_t row, Scale scale, std::int64_t now) {
   std::int64_t& last = leaf.touched->last[row];
   const std::int64_t missed = leaf.touched->steps - last;
   last = now;
+  const std::size_t size = leaf.hyper->rowwise ? 1 : leaf.touched->width;
   if (missed > 0)
-    scale(advance(leaf.s, row * width, compute_type(leaf.element)),
-          std::pow(leaf.hyper->rho, static_cast<double>(missed)), width);
+    scale(advance(leaf.s, row * size, compute_type(leaf.element)),
+          std::pow(leaf.hyper->rho, static_cast<double>(missed)), size);
 }
 
 // The rows number `first` to `last` - 1 of the gradient.
@@ -64,7 +65,7 @@ void update_touched(const Leaf& leaf, const Factors& factors, Kernel update, Sca
     for (next = i + 1; next < last && row_at(next) == row_at(next - 1) + 1;) ++next;
     if (!touched.all && next + ahead <= last) prefetch_row(leaf, row_at(next + ahead - 1), width);
     if (touched.last)
-      for (std::size_t k = i; k < next; ++k) decay(leaf, row_at(k), width, scale, touched.steps + 1);
+      for (std::size_t k = i; k < next; ++k) decay(leaf, row_at(k), scale, touched.steps + 1);
     update(part_of(leaf, row_at(i) * width, i * width), factors, 0, (next - i) * width);
   }
 }
@@ -147,7 +148,7 @@ void update_rows(const Leaf& leaf, const Factors& factors, Kernel update, Scale 
 }
 
 void catch_up(const Leaf& leaf, std::size_t rows, Scale scale) {
-  for (std::size_t row = 0; row < rows; ++row) decay(leaf, row, leaf.touched->width, scale, leaf.touched->steps);
+  for (std::size_t row = 0; row < rows; ++row) decay(leaf, row, scale, leaf.touched->steps);
 }
 
 }  // namespace rmsprop_fast

@@ -60,7 +60,7 @@ py::object State::kept(std::string_view name) const {
   const py::object multiply = quiet_numpy("multiply"), add = quiet_numpy("add");
   std::vector<py::object> leaves;
   for (std::size_t i = 0; i < v->arrays.size(); ++i) {
-    const py::object &m = buffers_.kept("state.grad_avg")->arrays[i], s = buffers_.zeros(i);
+    const py::object &m = buffers_.kept("state.grad_avg")->arrays[i], s = Buffers::zeros(buffers_.layouts()[i]);
     multiply(m, m, s);
     add(v->arrays[i], s, s);
     s.attr("setflags")(py::arg("write") = false);
@@ -119,7 +119,7 @@ std::vector<py::object> State::read_lr(py::handle tree, const char* name) const 
       leaves.push_back(py::float_(require_number(given, Range::at_least_0, element, leaf_name)));
       continue;
     }
-    leaves.push_back(buffers_.copy(given, i, name, Range::at_least_0));
+    leaves.push_back(Buffers::copy(given, buffers_.layouts()[i], {buffers_.tree(), name, i}, Range::at_least_0));
   }
   return leaves;
 }

@@ -35,6 +35,8 @@ void update_parts(const Work& work, Walk& walk, std::size_t begin, std::size_t e
     if (leaf.lr) with |= variant::options | variant::lr_per_element;
     if (leaf.m) with |= variant::centered;
     if (leaf.b) with |= variant::momentum;
+    if (leaf.hyper->rowwise && leaf.touched->width > 1)
+      with |= variant::options | variant::rowwise;  // else all the same
     const Factors factors{
         leaf.hyper->needs_gradient ? work.gradient.multiplier(index) : leaf.hyper->unclipped_multiplier,
         rho_in_step(*leaf.hyper, leaf.steps + 1)};

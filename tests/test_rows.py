@@ -36,8 +36,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def is_possible(lazy: str, options: dict[str, Any]) -> bool:
-    return lazy != "catch_up" or not {"momentum", "centered", "weight_decay", "bias_correction"} & options.keys()
+REFUSED = {
+    "catch_up": {"momentum", "centered", "weight_decay", "bias_correction"},
+    "rowwise": {"centered"},
+}
+
+
+def is_possible(lazy: str, rowwise: bool, options: dict[str, Any]) -> bool:
+    refused = REFUSED.get(lazy, set()) | (REFUSED["rowwise"] if rowwise else set())
+    return not refused & options.keys()
 
 
 def random_rows(random: np.random.Generator, shape: tuple[int, ...], count: Any, dtype: Any) -> rf.Rows:
@@ -46,7 +53,7 @@ def random_rows(random: np.random.Generator, shape: tuple[int, ...], count: Any,
 
 
 def copied(tree: Any) -> Any:
-    return {name: array.copy() for name, array in tree.items()}
+    return {name: array.copy(order="K") for name, array in tree.items()}
 
 
 def assert_steps_are_those_of_the_reference(
@@ -68,13 +75,14 @@ def assert_steps_are_those_of_the_reference(
 
 
 @pytest.mark.parametrize("lazy", LAZY)
+@pytest.mark.parametrize("rowwise", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-def test_rows_are_stepped_as_by_the_reference(lazy: str, dtype: Any, options: dict[str, Any]) -> None:
-    if not is_possible(lazy, options):
+def test_rows_are_stepped_as_by_the_reference(lazy: str, rowwise: bool, dtype: Any, options: dict[str, Any]) -> None:
+    if not is_possible(lazy, rowwise, options):
         refused = "momentum|centered|weight_decay|bias_correction"
-        with pytest.raises(ValueError, match=rf"^({refused}): expected .* with lazy='catch_up', got"):
-            rf.init(np.zeros(2), lazy=lazy, **options)
+        with pytest.raises(ValueError, match=rf"^({refused}): expected .* with (lazy='catch_up'|rowwise=True), got"):
+            rf.init(np.zeros(2), lazy=lazy, rowwise=rowwise, **options)
         return
     random = np.random.default_rng(0)
     shapes = {"table": (50, 7), "deep": (6, 3, 130), "list": (300,), "dense": (40,), "number": ()}
@@ -89,28 +97,34 @@ def test_rows_are_stepped_as_by_the_reference(lazy: str, dtype: Any, options: di
         if step == 3:
             grads["table"] = random.standard_normal((50, 7)).astype(dtype)
         gradients.append(grads)
-    assert_steps_are_those_of_the_reference(params, gradients, lazy=lazy, lr=0.1, rho=0.9, **options)
+    if "clip_value" in options:  # and a learning rate for each element
+        options = options | {"lr": {name: 0.1 + 0.05 * (np.abs(p.astype(float)) > 1) for name, p in params.items()}}
+    assert_steps_are_those_of_the_reference(
+        params, gradients, **{"lr": 0.1, "rho": 0.9, "lazy": lazy, "rowwise": rowwise} | options
+    )
 
 
 @pytest.mark.parametrize("lazy", LAZY)
 @given(data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 def test_any_rows(lazy: str, data: st.DataObject) -> None:
     """With 2 and 7 threads, which take pieces of few elements, and the kernels of every instruction set."""
     shape = data.draw(st.sampled_from([(1,), (3, 1), (5, 200), (40, 33), (200, 3), (2, 3, 5), (4, 0), (0, 3)]))
     dtype = data.draw(st.sampled_from(DTYPES))
-    names = [name for name, options in OPTIONS.items() if is_possible(lazy, options)]
+    rowwise = data.draw(st.booleans())
+    names = [name for name, options in OPTIONS.items() if is_possible(lazy, rowwise, options)]
     options = OPTIONS[data.draw(st.sampled_from(names))]
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     params = {"w": random.standard_normal(shape).astype(dtype)}
     counts = data.draw(st.lists(st.integers(0, 60 if shape[0] else 0), min_size=1, max_size=4))
-    gradients = [{"w": random_rows(random, shape, count, dtype)} for count in counts]
+    gradients: list[dict[str, Any]] = [{"w": random_rows(random, shape, count, dtype)} for count in counts]
+    gradients.insert(data.draw(st.integers(0, len(counts))), {"w": random.standard_normal(shape).astype(dtype)})
     before = rf.get_kernel(), rf._core._share()
     try:
         rf.set_kernel(data.draw(st.sampled_from(rf.kernels())))
         rf.set_num_threads(data.draw(st.sampled_from([1, 2, 7])))
         rf._core._set_share(data.draw(st.sampled_from([1, 300, before[1]])))
-        assert_steps_are_those_of_the_reference(params, gradients, lazy=lazy, rho=0.8, **options)
+        assert_steps_are_those_of_the_reference(params, gradients, lazy=lazy, rowwise=rowwise, rho=0.8, **options)
     finally:
         rf.set_kernel(before[0])
         rf.set_num_threads(None)
@@ -165,12 +179,15 @@ def test_dense_is_a_step_with_zeros() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_catch_up_is_dense_but_for_rounding(dtype: Any) -> None:
+@pytest.mark.parametrize("rowwise", [False, True])
+def test_catch_up_is_dense_but_for_rounding(dtype: Any, rowwise: bool) -> None:
     """1,000 steps, in which rho changes, and some gradients are dense, or None."""
     random = np.random.default_rng(0)
     p = random.standard_normal((30, 4)).astype(dtype)
     expected = p.copy()
-    state, dense = rf.init(p, lazy="catch_up", rho=0.99), rf.init(expected, lazy="dense", rho=0.99)
+    state, dense = (
+        rf.init(params, lazy=lazy, rho=0.99, rowwise=rowwise) for params, lazy in ((p, "catch_up"), (expected, "dense"))
+    )
     for t in range(1000):
         grads: Any = random_rows(random, (30, 4), random.integers(0, 5), dtype)
         if t % 100 == 50:
@@ -185,6 +202,71 @@ def test_catch_up_is_dense_but_for_rounding(dtype: Any) -> None:
     few = 200 * np.finfo(dtype).eps
     np.testing.assert_allclose(state.s, dense.s, rtol=few)
     np.testing.assert_allclose(p, expected, rtol=few, atol=few)
+
+
+def test_rowwise_by_hand() -> None:
+    p = np.zeros((2, 4))
+    state = rf.init(p, lr=0.1, rho=0.75, eps=0, rowwise=True)
+    assert state.rowwise
+    assert state.s.shape == (2, 1)
+    rf.step(p, rf.Rows(np.array([1]), np.array([[2.0, 4.0, 4.0, 8.0]])), state)
+    assert state.s.tolist() == [[0], [0.25 * (4 + 16 + 16 + 64) / 4]]  # 6.25, of which the root is 2.5
+    np.testing.assert_allclose(p, [[0.0] * 4, [-0.08, -0.16, -0.16, -0.32]], rtol=1e-15)
+    rf.step(p, np.array([[3.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0]]), state)
+    assert state.s.tolist() == [[0.25 * 9], [0.75 * 6.25]]
+    np.testing.assert_allclose(p[0], -0.2, rtol=1e-15)
+
+
+@pytest.mark.parametrize("shape", [(30,), ()])
+def test_with_one_axis_or_none_rowwise_makes_no_difference(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    p = np.asarray(random.standard_normal(shape), np.float32)
+    expected = p.copy()
+    states = rf.init(p, rowwise=True, momentum=0.9), rf.init(expected, momentum=0.9)
+    for _ in range(3):
+        g = np.asarray(random.standard_normal(shape), np.float32)
+        rf.step(p, g, states[0])
+        rf.step(expected, g, states[1])
+        assert same_bits(p, expected)
+        assert same_bits(states[0].s, states[1].s)
+
+
+def test_rowwise_in_other_memory_orders() -> None:
+    """Inner axes in any order, by which the squares of a row are summed up; and the first one must be the outermost."""
+    random = np.random.default_rng(0)
+    p = random.standard_normal((4, 30, 5)).transpose(0, 2, 1)
+    params = {"w": np.ascontiguousarray(p.transpose(0, 2, 1)).transpose(0, 2, 1)}
+    rows = rf.Rows(np.array([3, 0, 3]), random.standard_normal((3, 30, 5)).transpose(0, 2, 1))
+    gradients: list[dict[str, Any]] = [{"w": random.standard_normal((4, 30, 5)).transpose(0, 2, 1)}, {"w": rows}]
+    assert_steps_are_those_of_the_reference(params, gradients, rowwise=True, rho=0.5, weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"^params\['w'\]: expected a first axis that is the outermost in memory with"):
+        rf.init({"w": np.asfortranarray(np.ones((3, 2)))}, rowwise=True)
+
+
+def test_what_rowwise_refuses() -> None:
+    p = np.ones((4, 3))
+    state = rf.init(p, rowwise=True)
+    with pytest.raises(TypeError, match="grads: expected Rows or a dense array with rowwise=True, got a sparse matrix"):
+        rf.step(p, scipy.sparse.csr_array(p), state)
+    with pytest.raises(
+        ValueError, match=r"state\.s: expected real numbers of shape \(4, 1\), got float64 of shape \(4, 3\)"
+    ):
+        state.s = np.ones((4, 3))
+    state.s = np.full((4, 1), 0.5)
+    assert state.s.tolist() == [[0.5]] * 4
+    assert (p == 1).all()
+
+
+def test_rowwise_arrays_may_not_overlap() -> None:
+    memory = np.zeros(20)
+    params = {"a": memory[4:16].reshape(4, 3), "b": np.ones(2)}
+    state = rf.init(params, rowwise=True)
+    state_of_b = np.ndarray(2, buffer=state.s["b"])
+    with pytest.raises(ValueError, match=r"overlaps the memory of "):
+        rf.step({"a": params["a"], "b": state_of_b}, {"a": None, "b": np.ones(2)}, state)
+    with pytest.raises(ValueError, match=r"params\['a'\]: overlaps the memory of grads\['b'\]"):
+        rf.step(params, {"a": np.ones((4, 3)), "b": memory[15:17]}, state)
+    rf.step(params, {"a": np.ones((4, 3)), "b": memory[16:18]}, state)
 
 
 def test_rows_of_a_long_table_are_sorted() -> None:

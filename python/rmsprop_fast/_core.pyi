@@ -37,6 +37,8 @@ class State:
     skip_nonfinite: bool
     @property
     def lazy(self) -> str: ...
+    @property
+    def rowwise(self) -> bool: ...
     steps: int
     skipped: int
     s: _ArrayTree
@@ -105,6 +107,7 @@ def init(
     clip_global_norm: float | None = None,
     skip_nonfinite: bool = False,
     lazy: str = "rows",
+    rowwise: bool = False,
 ) -> State: ...
 def step(params: _ArrayTree, grads: _ArrayTree, state: State) -> None: ...
 def misfit(part: str, tensor: Any, like: Any) -> str | None: ...

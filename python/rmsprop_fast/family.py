@@ -72,7 +72,8 @@ def equations(state: State) -> str:
         lines.append(f"v = {rho} * v + {rho} * (1 - {rho}) * (g - m)**2")
         lines.append(f"m = {rho} * m + (1 - {rho}) * g")
     else:
-        lines.append(f"s = {rho} * s + (1 - {rho}) * g**2")
+        square = "mean(g**2, axis=tuple(range(1, g.ndim)), keepdims=True)" if state.rowwise else "g**2"
+        lines.append(f"s = {rho} * s + (1 - {rho}) * {square}")
     mean = "v" if state.centered else "s"
     divisor = f"sqrt({mean} + eps)" if state.eps_inside_sqrt else f"(sqrt({mean}) + eps)"
 

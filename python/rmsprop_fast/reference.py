@@ -44,7 +44,7 @@ def step(params: Any, grads: Any, state: State) -> None:
     means = state.variance if state.centered else state.s
     trees = _leaves(means, params, grads, state.grad_avg, state.momentum_buffer, state.lr, state._last)
     with np.errstate(all="ignore"):
-        leaves = [(s, p, *_gradient(g, p, s.dtype), *others) for s, p, g, *others in trees if g is not None]
+        leaves = [(s, p, *_gradient(g, p, s.dtype), *others) for s, p, g, *others in trees if g is not None and p.size]
         multipliers, clipping_norms = _multipliers([g for _, _, g, *_ in leaves], state)
         if state.skip_nonfinite and not (
             np.isfinite(clipping_norms).all()
@@ -65,7 +65,9 @@ def step(params: Any, grads: Any, state: State) -> None:
             at: Any = ... if touched is None else touched
             arrays = (s, p, m, b)
             now: list[Any] = [None if array is None else array[at] for array in arrays]
-            _update(state, multiplier, now[0], now[1], g, now[2], now[3], lr[at] if isinstance(lr, np.ndarray) else lr)
+            order = sorted(range(p.ndim), key=lambda axis: -p.strides[axis])
+            lr = lr[at] if isinstance(lr, np.ndarray) else lr
+            _update(state, multiplier, now[0], now[1], g, now[2], now[3], lr, order)
             for array, changed in zip(arrays, now, strict=True):
                 if array is not None:
                     array[at] = changed
@@ -123,6 +125,7 @@ def _update(
     m: NDArray[Any] | None,
     b: NDArray[Any] | None,
     lr: Any,
+    order: list[int],  # of the axes in memory, the outermost first
 ) -> None:
     real = s.dtype.type
     lr = lr if isinstance(lr, np.ndarray) else real(lr)
@@ -146,7 +149,7 @@ def _update(
         s[...] = rho * s + rho_one_minus_rho * ((g - m) * (g - m))
         m[...] = rho * m + one_minus_rho * g
     else:
-        s[...] = rho * s + one_minus_rho * (g * g)
+        s[...] = rho * s + one_minus_rho * (_mean_squares(g, order) if state.rowwise else g * g)
 
     if b is None:
         params[...] = p - lr / _divisor(s, state) * g
@@ -155,6 +158,18 @@ def _update(
     move = lr_inside / _divisor(s, state) * g
     b[...] = momentum * b + move
     params[...] = p - lr_outside * (move + momentum * b if state.nesterov else b)
+
+
+def _mean_squares(g: NDArray[Any], order: list[int]) -> NDArray[Any]:
+    """Return the mean square of each row, along the first axis, with all other axes of length 1.
+
+    The squares of a row are summed up in the order of memory, which that of the axes tells.
+    """
+    if g.ndim == 0:
+        return np.asarray(g * g)
+    rows = g.transpose(order).reshape(len(g), math.prod(g.shape[1:]))
+    means = _sum_squares(rows.astype(np.float64)) / rows.shape[1]
+    return means.astype(g.dtype).reshape(-1, *[1] * (g.ndim - 1))
 
 
 def _divisor(s: NDArray[Any], state: State) -> Any:
@@ -182,20 +197,22 @@ def _multipliers(grads: list[NDArray[Any]], state: State) -> tuple[list[float], 
 
 
 def _sum_of_squares(g: NDArray[Any]) -> float:
-    """Sum up blocks of 4096 elements in memory order, each in 16 lanes that are added in halves; blocks in order."""
+    """Sum up blocks of 4096 elements in memory order, and then the blocks in order."""
     numbers = g.ravel(order="K").astype(np.float64)
-    sums = []
-    for begin in range(0, numbers.size, BLOCK):
-        block = numbers[begin : begin + BLOCK]
-        rows = np.append(block, np.zeros(-block.size % LANES)).reshape(-1, LANES)  # zeros change no sum
-        lanes = np.zeros(LANES)
-        for row in rows * rows:
-            lanes = lanes + row
-        while lanes.size > 1:
-            first, second = np.split(lanes, 2)
-            lanes = first + second
-        sums.append(float(lanes[0]))
-    return _in_order(sums)
+    blocks = (numbers[begin : begin + BLOCK] for begin in range(0, numbers.size, BLOCK))
+    return _in_order([float(_sum_squares(block)) for block in blocks])
+
+
+def _sum_squares(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum up along the last axis in 16 lanes, which are added in halves."""
+    lanes = np.zeros((*numbers.shape[:-1], LANES))
+    for begin in range(0, numbers.shape[-1], LANES):
+        part = numbers[..., begin : begin + LANES]
+        lanes[..., : part.shape[-1]] += part * part
+    while lanes.shape[-1] > 1:
+        first, second = np.split(lanes, 2, axis=-1)
+        lanes = first + second
+    return lanes[..., 0]
 
 
 def _in_order(numbers: list[float]) -> float:

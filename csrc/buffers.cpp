@@ -35,7 +35,7 @@ Buffers::Buffers(py::handle params) : tree_(params, "params") {
 
 void Buffers::keep(const Hyper& hyper) {
   for (std::size_t i = 0; hyper.rowwise && i < leaves_.size(); ++i) {
-    const auto width = layouts_[i].shape.empty() ? 1 : row_width(layouts_[i]);
+    const auto width = layouts_[i].shape.empty() ? 1 : row_width(view_of(layouts_[i]));
     if (!width)
       throw py::value_error(tree_.leaf_name("params", i) +
                             ": expected a first axis that is the outermost in memory with rowwise=True, got strides " +
@@ -58,7 +58,7 @@ void Buffers::keep(const Hyper& hyper) {
   const auto zeros = py::module_::import("numpy").attr("zeros");
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     // A leaf that can have no rows is one row.
-    const auto rows = row_width(layouts_[i]) ? static_cast<std::size_t>(layouts_[i].shape[0]) : 1;
+    const auto rows = row_width(view_of(layouts_[i])) ? static_cast<std::size_t>(layouts_[i].shape[0]) : 1;
     last_.push_back(zeros(rows + 1, "int64"));
     touched_[i].last = static_cast<std::int64_t*>(py::reinterpret_borrow<py::array>(last_[i]).mutable_data());
   }
@@ -198,7 +198,7 @@ void Buffers::touch_all(std::size_t i) {
   touched.all = true;
   touched.first = nullptr;
   if (last_.empty()) return;
-  touched.width = row_width(layouts_[i]).value_or(layouts_[i].size);
+  touched.width = row_width(view_of(layouts_[i])).value_or(layouts_[i].size);
   touched.count = rows_of(i);
   touched.steps = touched.last[rows_of(i)];
 }

@@ -31,6 +31,27 @@ bool is_dense(const View& view) {
                      [&](std::size_t a) { return stride(a) == std::exchange(expected, expected * view.shape[a]); });
 }
 
+std::optional<std::size_t> row_width(const View& params, std::size_t axes) {
+  if (axes == 0 || axes > params.shape.size()) return std::nullopt;
+  std::size_t width = 1;
+  for (std::size_t axis = axes; axis < params.shape.size(); ++axis)
+    width *= static_cast<std::size_t>(params.shape[axis]);
+  std::int64_t expected = static_cast<std::int64_t>(width) * params.element_size();
+  for (std::size_t axis = axes; size_of(params) > 0 && axis-- > 0; expected *= params.shape[axis])
+    if (params.shape[axis] != 1 && params.strides[axis] * params.stride_unit != expected) return std::nullopt;
+  return width;
+}
+
+std::optional<Why> misfit_by_row(const View& params, const View& view) {
+  if (!takes(params, first_kept, view.element)) return Why::element;
+  if (view.shape.size() != params.shape.size()) return Why::shape;
+  for (std::size_t axis = 0; axis < view.shape.size(); ++axis)
+    if (view.shape[axis] != (axis == 0 ? params.shape[0] : 1)) return Why::shape;
+  if (!is_dense(view)) return Why::order;
+  if (!view.is_writeable) return Why::read_only;
+  return is_aligned(view) ? std::nullopt : std::optional(Why::address);
+}
+
 std::optional<std::pair<Place, Place>> find_overlap(std::span<const Leaf> leaves) {
   struct Span {
     Place place;

@@ -73,6 +73,13 @@ inline std::optional<Why> misfit(const View& like, std::size_t part, const View&
 // Do the elements fill one block of memory without gaps, with the axes in any order?
 bool is_dense(const View& view);
 
+// How many elements a row of the parameter has, if rows are counted along so many axes from the first one on; null:
+// rows do not lie one after another in memory.
+std::optional<std::size_t> row_width(const View& params, std::size_t axes = 1);
+
+// As above, of a kept array with one number a row.
+std::optional<Why> misfit_by_row(const View& params, const View& view);
+
 // An array of a leaf.
 struct Place {
   std::size_t leaf;

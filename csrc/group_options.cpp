@@ -23,7 +23,8 @@ const std::vector<OptionKey>& option_keys() {
 }
 
 bool is_immutable(PyObject* value) {
-  return PyFloat_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value) || value == Py_None;
+  return PyFloat_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value) || PyUnicode_CheckExact(value) ||
+         value == Py_None;
 }
 
 bool is_option(PyObject* key) {

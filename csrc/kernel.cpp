@@ -180,10 +180,10 @@ inline void prefetch_ahead([[maybe_unused]] const void* address) {
 #endif
 }
 
-// `rows` are the numbers that lie at `source` in memory.
+// `rows` are the numbers that lie at `source` in memory. Not inlined, or GCC 12 makes scalar code of it here and there.
 template <class Real>
-void add_rows(double* __restrict sums, const Real* __restrict rows, std::size_t size, const char* source,
-              std::size_t bytes) {
+[[gnu::noinline]] void add_rows(double* __restrict sums, const Real* __restrict rows, std::size_t size,
+                                const char* source, std::size_t bytes) {
   for (std::size_t i = 0; i < size; i += lanes) {
     prefetch_ahead(source + i * bytes);
     for (std::size_t lane = 0; lane < lanes; ++lane) sums[lane] = add_square(sums[lane], rows[i + lane]);
@@ -207,7 +207,7 @@ double sum_of_squares(const Leaf& leaf, [[maybe_unused]] const Rounded<Real>* ro
       g = tile;
     }
     const std::size_t whole_rows = (size + lanes - 1) / lanes * lanes;
-    if (whole_rows > size) {  // zeros change no sum; one call of add_rows, as GCC 12 makes scalar code of a second
+    if (whole_rows > size) {  // zeros change no sum
       for (std::size_t i = 0; i < whole_rows; ++i) tile[i] = i < size ? g[i] : Real{0};
       g = tile;
     }

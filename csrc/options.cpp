@@ -87,7 +87,7 @@ by 0. R. Pascanu et al., "On the difficulty of training recurrent neural network
      "Skip steps with a gradient that is inf or NaN, or whose square overflows?",
      R"(Such a step changes no array, and counts in `skipped` instead of `steps`. Looked at are the gradients after division by
 ``grad_scale`` and clipping by a norm, and this norm.)"},
-    {"lazy", nullptr, nullptr, nullptr, Range::any,
+    {"lazy", "lazy", nullptr, nullptr, Range::any,
      "What becomes of the rows that a sparse gradient does not have: 'rows', 'dense' or 'catch_up'.",
      R"(With 'rows' they and all that is kept for them stay as they are, as in TensorFlow. With 'dense' they take a step with a
 gradient of zeros: it costs as much as a dense step. With 'catch_up', s of a row decays by ``rho**missed`` when the row is
@@ -95,7 +95,7 @@ next touched, where `missed` is the number of steps since it was: the same as 'd
 rows that are touched. It needs momentum and weight_decay of 0, and neither centered nor bias_correction. `s` is then that of
 the step in which each row was touched last; ``state.catch_up()`` brings it up to date, and so does assigning rho.)",
      only_at_init, &Hyper::lazy},
-    {"rowwise", nullptr, &Hyper::rowwise, nullptr, Range::any,
+    {"rowwise", "rowwise", &Hyper::rowwise, nullptr, Range::any,
      "Keep one s for each row, the mean of ``g**2`` over it? Rows are counted along the first axis.",
      R"(The update of a row is then::
 

@@ -1,6 +1,7 @@
 #include "param_groups.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 #include <utility>
 
@@ -12,8 +13,10 @@ struct Keys {
   PyObject* const param_names = interned("param_names");
   PyObject* const grad = interned("grad");
   PyObject* const is_neg = interned("is_neg");
+  PyObject* const is_sparse = interned("is_sparse");
   PyObject* const step = interned("step");
   PyObject* const square_avg = interned("square_avg");
+  PyObject* const last_touched = interned("last_touched");
   std::vector<PyObject*> kept;  // in the order of the table
 
   Keys() {
@@ -55,6 +58,7 @@ void ParamGroups::Release::operator()(ParamGroups* groups) const {
     member.given = {};
     member.taken = {};
     member.with_gaps = {};
+    member.indices = {};
     member.is_fitted = false;
   }
   for (Group& group : groups->groups_) {
@@ -119,6 +123,9 @@ void ParamGroups::gather(Member& member, const Hyper& hyper, const py::dict& sta
 
   py::object gradient = result(PyObject_GetAttr(param, keys().grad));
   if (gradient.is_none()) return;
+  // To ask PyTorch where the memory of a sparse tensor is takes a millisecond; to ask every tensor takes time, too.
+  member.is_sparse =
+      member.was_sparse && result(PyObject_GetAttr(gradient.ptr(), keys().is_sparse)).is(py::bool_(true));
   member.is_negated = !result(PyObject_CallMethodNoArgs(gradient.ptr(), keys().is_neg)).is(py::bool_(false));
   member.given[grads] = std::move(gradient);
 
@@ -127,19 +134,22 @@ void ParamGroups::gather(Member& member, const Hyper& hyper, const py::dict& sta
   // With centered, a `square_avg` was loaded, and is not what is kept: Python makes the variance of it.
   if (hyper.centered && find(kept.ptr(), keys().square_avg)) return;
   member.given[step_count] = find(kept.ptr(), keys().step);
+  if (hyper.lazy == Lazy::catch_up) member.given[last_touched] = find(kept.ptr(), keys().last_touched);
   for (std::size_t i = 0; i < std::size(kept_arrays); ++i)
     if (kept_arrays[i].is_used(hyper)) member.given[first_kept + i] = find(kept.ptr(), keys().kept[i]);
 }
 
 // Appends to leaves, or returns false if something does not fit, or was not seen by Python. Runs no Python code.
 bool ParamGroups::append(Member& member) {
+  if (member.is_sparse && !member.is_fitted) return false;
   const GroupOptions& options = groups_[member.group].options;
   const Hyper& hyper = options.hyper();
   const auto& tensors = member.is_fitted ? member.taken : member.given;
   const auto like = view_of(tensors[params]);
   if (!like || misfit(*like)) return false;
   const auto gradient = view_of(tensors[grads]);
-  if (!gradient || misfit(*like, grads, *gradient) || (member.is_negated && !member.is_fitted)) return false;
+  if (!gradient || (!member.indices && misfit(*like, grads, *gradient)) || (member.is_negated && !member.is_fitted))
+    return false;
   Leaf leaf{.p = like->data,
             .g = gradient->data,
             .lr_number = hyper.lr,
@@ -153,7 +163,8 @@ bool ParamGroups::append(Member& member) {
   for (std::size_t row = 0; row < std::size(kept_arrays); ++row) {
     if (!kept_arrays[row].is_used(hyper)) continue;
     const auto kept = view_of(tensors[first_kept + row]);
-    if (!kept || misfit(*like, first_kept + row, *kept)) return false;
+    const bool by_row = is_by_row(kept_arrays[row], hyper);
+    if (!kept || (by_row ? misfit_by_row(*like, *kept) : misfit(*like, first_kept + row, *kept))) return false;
     leaf.*kept_arrays[row].member = now[first_kept + row] = kept->data;
   }
 
@@ -164,7 +175,15 @@ bool ParamGroups::append(Member& member) {
       count->element == Element::float64 ? *static_cast<double*>(count->data) : *static_cast<float*>(count->data);
   if (!(leaf.steps >= 0)) return false;
 
+  if (hyper.lazy == Lazy::catch_up) {
+    const auto last = integers_of(tensors[last_touched]);
+    if (!last) return false;
+    now[last_touched] = last->data;
+  }
   if (!member.is_fitted && now != member.seen) return false;
+  const std::size_t size = leaf.size;
+  if ((member.indices || hyper.rowwise || hyper.lazy == Lazy::catch_up) && !touch(member, *like, *gradient, leaf))
+    return false;
   if (leaf.element != Element::float64 && !options.refusal().empty()) throw py::value_error(options.refusal());
   if (member.with_gaps) {
     const auto view = view_of(member.with_gaps);
@@ -174,8 +193,74 @@ bool ParamGroups::append(Member& member) {
   member.seen = now;
   counts_.push_back({count->data, count->element});
   leaves_.push_back(leaf);
+  sizes_.push_back(size);
+  if (hyper.lazy == Lazy::catch_up) {
+    const Numbers last = integers_of(tensors[last_touched])->shape;
+    touched_counts_.push_back(static_cast<std::int64_t*>(now[last_touched]) + last[0] - 2);
+  }
   elements_ += leaf.size;
   return true;
+}
+
+// Points a leaf to the rows that its gradient has, or all. False: something does not fit.
+bool ParamGroups::touch(Member& member, const View& params, const View& gradient, Leaf& leaf) const {
+  Touched& touched = member.touched;
+  leaf.touched = &touched;
+  const auto indices = integers_of(member.indices);
+  if (member.indices && (!indices || indices->shape.size() != 2)) return false;
+  const auto axes = indices ? static_cast<std::size_t>(indices->shape[0]) : 1;
+  auto width = row_width(params, axes);
+  if (!width && (indices || (leaf.hyper->rowwise && !params.shape.empty()))) return false;
+  // A parameter that can have no rows is one row, or is rowwise an element.
+  const std::size_t row = width ? *width : leaf.size;
+  touched = {.all = true, .width = row};
+  if (leaf.hyper->lazy == Lazy::catch_up) {
+    const auto last = integers_of(member.is_fitted ? member.taken[last_touched] : member.given[last_touched]);
+    touched.count = width ? static_cast<std::size_t>(params.shape[0]) : 1;
+    if (!last || last->shape.size() != 1 || last->shape[0] != static_cast<std::int64_t>(touched.count) + 2 ||
+        last->strides[0] != 1)
+      return false;
+    touched.last = last->data;
+    touched.steps = last->data[touched.count];
+    if (last->data[touched.count + 1] != std::bit_cast<std::int64_t>(leaf.hyper->rho)) return false;
+  }
+  if (!indices) return true;
+  if (axes > 1 && (leaf.hyper->rowwise || leaf.hyper->lazy == Lazy::catch_up)) return false;
+
+  // The values lie as the rows of the parameter do, one after another.
+  if (!takes(params, grads, gradient.element) || !is_aligned(gradient)) return false;
+  std::vector<std::int64_t> shape{indices->shape[1]}, strides{static_cast<std::int64_t>(row)};
+  for (std::size_t axis = axes; axis < params.shape.size(); ++axis) {
+    shape.push_back(params.shape[axis]);
+    strides.push_back(params.strides[axis]);
+  }
+  const View like{.element = params.element,
+                  .shape = shape,
+                  .strides = strides,
+                  .stride_unit = static_cast<std::int64_t>(size_of(params.element))};
+  if (!has_shape(gradient, shape) || !has_order(gradient, like)) return false;
+  read_indices(member, params, *indices, row);
+  leaf.size = leaf.hyper->lazy == Lazy::dense ? leaf.size : gradient_size(leaf);
+  return true;
+}
+
+// Throws if an index is out of range.
+void ParamGroups::read_indices(Member& member, const View& params, const Integers& indices, std::size_t width) const {
+  const std::int64_t count = indices.shape[1];
+  std::int64_t* const rows = member.sums.make_room(static_cast<std::size_t>(count));
+  std::int64_t highest = 1;
+  for (std::int64_t axis = 0; axis < indices.shape[0]; ++axis) {
+    const std::int64_t length = params.shape[static_cast<std::size_t>(axis)];
+    highest *= length;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t index = indices.data[axis * indices.strides[0] + i * indices.strides[1]];
+      if (index < 0 || index >= length)
+        throw py::value_error(name(member) + ".grad: expected indices from 0 to " + std::to_string(length - 1) +
+                              " for axis " + std::to_string(axis) + ", got " + std::to_string(index));
+      rows[i] = (axis == 0 ? 0 : rows[i] * length) + index;
+    }
+  }
+  member.sums.arrange(width, highest, member.touched);
 }
 
 // Has Python look at members that do not fit, or that it has not seen.
@@ -187,6 +272,8 @@ void ParamGroups::ask_python(const std::vector<std::size_t>& misfits, const py::
     const py::tuple fitting = fit(member.group, member.index, member.given[grads]);
     for (std::size_t slot = 0; slot < slots; ++slot) member.taken[slot] = as_tensor(fitting[slot]);
     member.with_gaps = as_tensor(fitting[slots]);
+    member.indices = as_tensor(fitting[slots + 1]);
+    member.was_sparse = static_cast<bool>(member.indices);
     member.is_fitted = true;
     is_replaced |= !member.taken[params].is(member.given[params]);
   }
@@ -213,6 +300,8 @@ ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& stat
   std::vector<std::size_t> misfits;
   const auto append_all = [&] {
     leaves_.clear();
+    sizes_.clear();
+    touched_counts_.clear();
     counts_.clear();
     copied_.clear();
     elements_ = 0;
@@ -242,6 +331,7 @@ ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& stat
 
 void ParamGroups::require_no_overlap() const {
   std::vector<Leaf> all(leaves_.begin(), leaves_.end());
+  for (std::size_t i = 0; i < all.size(); ++i) all[i].size = sizes_[i];
   const Hyper none;
   for (const Count& count : counts_)
     all.push_back({.p = count.address, .size = 1, .element = count.element, .hyper = &none});
@@ -271,6 +361,7 @@ void ParamGroups::count_step() {
       py::reinterpret_steal<py::object>(PyObject_CallOneArg(increment_version_.ptr(), written_.ptr()));
   if (collects) PyGC_Enable();
   if (!done) throw py::error_already_set();
+  for (std::int64_t* const count : touched_counts_) ++*count;
   for (const Count& count : counts_) {
     if (count.element == Element::float64)
       *static_cast<double*>(count.address) += 1;

@@ -16,6 +16,7 @@
 #include "gradient.hpp"
 #include "group_options.hpp"
 #include "in_use.hpp"
+#include "rows.hpp"
 #include "step.hpp"
 #include "tensors.hpp"
 
@@ -41,11 +42,11 @@ class ParamGroups {
   // and writes nothing. From then on no Python code may run before the step is over: it could move that memory.
   //
   // Tensors that are new or do not fit are shown to Python: fit(group, index, gradient) returns tensors to be taken
-  // instead, the parameter, its gradient, for each kept array of the table one or None, and its step count; or raises
-  // what is wrong. Then comes None, or where the numbers of a parameter with gaps lie: a step copies them into the
-  // parameter that is taken instead, and back.
-  // If that replaced a parameter and the norm of the whole gradient is needed, norm() returns it, or None if it is
-  // here.
+  // instead, the parameter, its gradient, for each kept array of the table one or None, its step count, and with
+  // Lazy::catch_up what `last_touched` is; or raises what is wrong. Then comes None, or where the numbers of a
+  // parameter with gaps lie: a step copies them into the parameter that is taken instead, and back. Then None, or the
+  // indices of a sparse gradient, of which the gradient is the values. If that replaced a parameter and the norm of the
+  // whole gradient is needed, norm() returns it, or None if it is here.
   [[nodiscard]] Held bind(const py::list& groups, const py::dict& state, const py::function& fit,
                           const py::function& norm);
 
@@ -69,16 +70,21 @@ class ParamGroups {
     GroupOptions options = {};
   };
 
-  // The tensors of a parameter: the parts of a leaf, and its step count.
-  static constexpr std::size_t step_count = parts, slots = parts + 1;
+  // The tensors of a parameter: the parts of a leaf, its step count, and with Lazy::catch_up, in which step each row
+  // was touched last; behind them, the number of steps so far, and the bits of rho in these steps.
+  static constexpr std::size_t step_count = parts, last_touched = parts + 1, slots = parts + 2;
   struct Member {
     std::size_t group = 0, index = 0;
     std::array<py::object, slots> given;  // in the groups and the state; null: not there, or not needed
     std::array<py::object, slots> taken;  // in their place, if Python was asked
     bool is_fitted = false;               // was it?
-    py::object with_gaps;
+    py::object with_gaps, indices;
+    RowSums sums;
+    Touched touched;
     PyObject* param = nullptr;           // only to be compared with
     std::array<void*, slots> seen = {};  // where what Python has seen lies, but for the gradient
+    bool was_sparse = false;             // was the gradient, when Python looked at it?
+    bool is_sparse = false;
     bool is_negated = false;  // the gradient has PyTorch's lazy minus sign, of which its memory knows nothing
   };
 
@@ -86,6 +92,8 @@ class ParamGroups {
   void gather(const py::list& groups, const py::dict& state);
   void gather(Member& member, const Hyper& hyper, const py::dict& state, Py_ssize_t& position) const;
   bool append(Member& member);
+  bool touch(Member& member, const View& params, const View& gradient, Leaf& leaf) const;
+  void read_indices(Member& member, const View& params, const Integers& indices, std::size_t width) const;
   void ask_python(const std::vector<std::size_t>& misfits, const py::function& fit, const py::function& norm);
   void require_no_overlap() const;
   bool may_skip() const { return !groups_.empty() && groups_[0].options.hyper().skip_nonfinite; }
@@ -99,6 +107,8 @@ class ParamGroups {
   // Of the members that have a gradient.
   std::vector<std::size_t> active_;
   std::vector<Leaf> leaves_, last_leaves_;
+  std::vector<std::size_t> sizes_;  // of the parameters
+  std::vector<std::int64_t*> touched_counts_;
   struct Count {
     void* address;
     Element element;

@@ -139,14 +139,6 @@ bool is_sparse(py::handle object) {
   return module && py::cast<bool>(module.attr("issparse")(object));
 }
 
-std::optional<std::size_t> row_width(const Layout& layout) {
-  if (layout.shape.empty()) return std::nullopt;
-  if (layout.size == 0) return 0;
-  const std::size_t width = layout.size / static_cast<std::size_t>(layout.shape[0]);
-  const bool is_outermost = layout.shape[0] == 1 || layout.strides[0] == static_cast<std::int64_t>(width);
-  return is_outermost ? std::optional(width) : std::nullopt;
-}
-
 Values read_rows(py::handle gradient, const Layout& layout, const Name& name, RowSums& sums, Touched& touched) {
   if (!py::isinstance<Rows>(gradient)) {
     if (layout.shape.size() != 2)
@@ -159,7 +151,7 @@ Values read_rows(py::handle gradient, const Layout& layout, const Name& name, Ro
   const Rows given = gradient.cast<const Rows&>();
   if (layout.shape.empty()) throw py::value_error(name() + ": expected a number or an array without axes, got Rows");
   const Integers rows = require_integers(given.rows, name() + ".rows");
-  const auto width = row_width(layout);
+  const auto width = row_width(view_of(layout));
   if (!width)
     throw py::value_error(name() + ": expected a parameter whose first axis is the outermost in memory, got strides " +
                           tuple_text(in_bytes(layout.strides, layout.element)));

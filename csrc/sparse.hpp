@@ -15,9 +15,6 @@ struct Rows {
 
 bool is_sparse(py::handle object);
 
-// How many elements a row of the parameter has; null if it has no rows side by side in memory, one after another.
-std::optional<std::size_t> row_width(const Layout& layout);
-
 // The values of a sparse gradient as they came, and where they are for as long as their owner lives.
 struct Values {
   py::object owner;

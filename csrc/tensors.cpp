@@ -41,11 +41,8 @@ std::optional<Element> element_of(dlpack::DataType type) {
   return std::nullopt;
 }
 
-}  // namespace
-
-bool is_tensor(const py::object& object) { return object && PyObject_TypeCheck(object.ptr(), torch().tensor_type); }
-
-std::optional<View> view_of(const py::object& tensor) {
+// Nothing: no tensor on the CPU that is laid out by strides.
+std::optional<dlpack::Tensor> look_at(const py::object& tensor) {
   const Torch& known = torch();
   if (!tensor || !PyObject_TypeCheck(tensor.ptr(), known.tensor_type)) return std::nullopt;
   dlpack::Tensor at{};
@@ -53,15 +50,34 @@ std::optional<View> view_of(const py::object& tensor) {
     PyErr_Clear();
     return std::nullopt;
   }
-  const auto element = element_of(at.dtype);
-  if (!element || at.device.type != dlpack::cpu || (at.ndim > 0 && !at.strides)) return std::nullopt;
-  const auto axes = static_cast<std::size_t>(at.ndim);
-  const View view{.data = at.data ? static_cast<char*>(at.data) + at.byte_offset : nullptr,
+  if (at.device.type != dlpack::cpu || (at.ndim > 0 && !at.strides)) return std::nullopt;
+  return at;
+}
+
+}  // namespace
+
+bool is_tensor(const py::object& object) { return object && PyObject_TypeCheck(object.ptr(), torch().tensor_type); }
+
+std::optional<View> view_of(const py::object& tensor) {
+  const auto at = look_at(tensor);
+  const auto element = at ? element_of(at->dtype) : std::nullopt;
+  if (!element) return std::nullopt;
+  const auto axes = static_cast<std::size_t>(at->ndim);
+  const View view{.data = at->data ? static_cast<char*>(at->data) + at->byte_offset : nullptr,
                   .element = *element,
-                  .shape = {at.shape, axes},
-                  .strides = {at.strides, axes},
+                  .shape = {at->shape, axes},
+                  .strides = {at->strides, axes},
                   .stride_unit = static_cast<std::int64_t>(size_of(*element))};
-  return at.data || size_of(view) == 0 ? std::optional(view) : std::nullopt;
+  return at->data || size_of(view) == 0 ? std::optional(view) : std::nullopt;
+}
+
+std::optional<Integers> integers_of(const py::object& tensor) {
+  const auto at = look_at(tensor);
+  if (!at || at->dtype.code != dlpack::code_int || at->dtype.bits != 64 || at->dtype.lanes != 1) return std::nullopt;
+  const auto axes = static_cast<std::size_t>(at->ndim);
+  return Integers{reinterpret_cast<std::int64_t*>(static_cast<char*>(at->data) + at->byte_offset),
+                  {at->shape, axes},
+                  {at->strides, axes}};
 }
 
 std::optional<std::size_t> span_of(const View& view) {
@@ -94,9 +110,10 @@ std::optional<std::string> misfit(const std::string& part, const py::object& ten
   const auto view = view_of(tensor), params = view_of(like);
   if (!view || !params) return "memory";
   if (part == "param" && !is_dense(*view)) return span_of(*view) ? "gaps" : "overlap";
-  const auto why = part == "param"  ? misfit(*view)
-                   : part == "step" ? misfit_of_count(*view)
-                                    : misfit(*params, part == "grad" ? grads : first_kept, *view);
+  const auto why = part == "param"    ? misfit(*view)
+                   : part == "step"   ? misfit_of_count(*view)
+                   : part == "by_row" ? misfit_by_row(*params, *view)
+                                      : misfit(*params, part == "grad" ? grads : first_kept, *view);
   constexpr const char* words[] = {"element", "shape", "order", "address", "read_only"};  // in the order of Why
   return why ? std::optional(words[static_cast<int>(*why)]) : std::nullopt;
 }

@@ -16,6 +16,13 @@ bool is_tensor(const py::object& object);
 // Valid until Python runs. Nothing: no tensor, or one without numbers of a known type in memory of its own.
 std::optional<View> view_of(const py::object& tensor);
 
+// The same of a tensor of int64.
+struct Integers {
+  std::int64_t* data;
+  Numbers shape, strides;
+};
+std::optional<Integers> integers_of(const py::object& tensor);
+
 // How many elements lie from the first to the last one, with the gaps; nothing: some may lie in the same place.
 std::optional<std::size_t> span_of(const View& view);
 

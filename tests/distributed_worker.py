@@ -162,6 +162,36 @@ def ddp(case: Case) -> Scenarios:
         yield f"ddp-{as_view}", train(module, RMSprop(groups(module), **case.options), range(STEPS))
 
 
+class Words(nn.Module):
+    """Looks up tokens, which it makes of its input, in a table with sparse gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.table = nn.EmbeddingBag(40, 3, mode="sum", sparse=True)
+            self.linear = nn.Linear(3, 1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return one number for each row."""
+        numbers: Tensor = self.linear(self.table((rows * 100).long() % 40))
+        return numbers
+
+
+LAZY = ("rows", "dense", "catch_up")
+
+
+def sparse(lazy: str) -> tuple[nn.Module, RMSprop]:
+    module = Words()
+    return module, RMSprop(module.parameters(), lr=1e-2, lazy=lazy, max_grad_norm=1.0, rowwise=lazy == "rows")
+
+
+def ddp_sparse() -> Scenarios:
+    for lazy in LAZY:
+        module, optimizer = sparse(lazy)
+        yield f"ddp-sparse-{lazy}", train(DistributedDataParallel(module), optimizer, range(STEPS))
+
+
 def zero(module: nn.Module, case: Case, *, as_view: bool) -> ZeroRedundancyOptimizer:
     from torch.distributed.optim import ZeroRedundancyOptimizer  # which warns: an error in the process of pytest
 
@@ -333,6 +363,7 @@ def first(folder: Path) -> Scenarios:
         ):
             for scenario, result in scenarios:
                 yield f"{scenario}-{name}", result
+    yield from ddp_sparse()
     for poison in POISONS:
         yield from skipping(poison)
     for name, given_case in GIVEN_CASES.items():

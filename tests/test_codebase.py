@@ -80,7 +80,7 @@ def test_calls_go_one_way() -> None:
         "tensors.hpp": {"fit.hpp", "values.hpp"},
         "group_options.hpp": {"hyper.hpp", "options.hpp", "tensors.hpp"},
         "param_groups.hpp": {
-            *("fit.hpp", "gradient.hpp", "group_options.hpp", "in_use.hpp", "step.hpp", "tensors.hpp"),
+            *("fit.hpp", "gradient.hpp", "group_options.hpp", "in_use.hpp", "rows.hpp", "step.hpp", "tensors.hpp"),
         },
         "values.cpp": {"values.hpp"},
         "tree.cpp": {"tree.hpp", "values.hpp"},

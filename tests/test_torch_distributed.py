@@ -139,6 +139,15 @@ def test_all_processes_come_to_their_end(folder: Path, launch: str) -> None:
     assert (folder / f"{launch}.status").read_text() == "0", output(folder, launch)
 
 
+@pytest.mark.parametrize("lazy", worker.LAZY)
+def test_ddp_with_sparse_gradients(folder: Path, lazy: str) -> None:
+    positions = trained(folder, "first-2", f"ddp-sparse-{lazy}").positions
+    expected = worker.train(*worker.sparse(lazy), range(worker.STEPS)).positions
+    start = worker.flat(worker.Words())
+    assert distance(positions, expected, start) <= TOLERANCES["float32"]
+    assert not torch.equal(positions[-1], start)
+
+
 @each_case
 @each_view
 def test_ddp(folder: Path, name: str, as_view: bool) -> None:

@@ -53,7 +53,7 @@ def test_a_step_that_can_be_differentiated_is_refused_with_a_reason() -> None:
 
 @pytest.mark.parametrize("in_group", [False, True])
 def test_capturable_on_the_cpu_gives_a_warning_and_changes_nothing(in_group: bool) -> None:
-    options = {"capturable": True}
+    options: Options = {"capturable": True}
     with pytest.warns(UserWarning, match="^capturable: has no meaning on the CPU"):
         optimizer = RMSprop(
             [{"params": [parameter(3)], **(options if in_group else {})}], **({} if in_group else options)
@@ -82,7 +82,8 @@ def test_flags_may_be_0_and_1(flag: str, number: Any) -> None:
     ways = []
     for value in (number, bool(number)):
         param.data.copy_(before)
-        optimizer = RMSprop([param], momentum=0.5, **{flag: value})
+        options: Options = {flag: value}
+        optimizer = RMSprop([param], momentum=0.5, **options)
         assert optimizer.param_groups[0].get(flag, 0) == number
         optimizer.step()
         optimizer.step()

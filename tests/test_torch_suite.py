@@ -43,12 +43,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], type[Exception], str]] = {
         ValueError,
         "^differentiable: .* a fused step has no derivative",
     ),
-    # As torch.optim.RMSprop does, in words of our own.
-    "sparse gradients": (
-        lambda param: RMSprop([with_gradient(param, torch.eye(3).to_sparse())]).step(),
-        RuntimeError,
-        "RMSprop does not support sparse gradients",
-    ),
     # On the CPU there is no slower way to choose.
     "fused=False": (lambda param: RMSprop([param], fused=False), ValueError, "^fused: .*every step is fused"),
     # torch.optim.RMSprop takes such numbers, which are no decay rates.

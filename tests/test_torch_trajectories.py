@@ -107,10 +107,12 @@ def test_all_groups_go_where_the_reference_goes(case: str) -> None:
 
 
 def test_every_option_is_compared() -> None:
-    """All but those that change nothing, or must be False."""
+    """All but those that change nothing or must be False, and those of test_torch_sparse.py."""
     options = torch.optim.RMSprop([parameter(1)]).defaults.keys() | OWN_OPTIONS.keys()
     compared = {name for groups in EACH.values() for group in groups for name in group}
-    assert compared | {name for shared in ALL for name in shared} == options - {"capturable", "differentiable"}
+    assert compared | {name for shared in ALL for name in shared} == options - {
+        *("capturable", "differentiable", "lazy", "rowwise")
+    }
 
 
 # --- Within roundings ------------------------------------------------------------------------------------------------

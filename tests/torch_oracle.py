@@ -21,6 +21,8 @@ OWN_OPTIONS: Options = {
     "clip_value": None,
     "max_grad_norm": None,
     "skip_nonfinite": False,
+    "lazy": "rows",
+    "rowwise": False,
 }
 # What rmsprop_fast.init calls the options of a group; those of the whole gradient are the oracle's own affair.
 NAMES = {name: name for name in ("lr", "eps", "weight_decay", "momentum", "centered", "maximize", *OWN_OPTIONS)}
@@ -57,7 +59,7 @@ class Oracle:
             if param not in self.states:
                 self.states[param] = rf.init(self.params[param], **options)
             state = self.states[param]
-            for name in options.keys() - {"centered", "initial_s"}:
+            for name in options.keys() - {"centered", "initial_s", "lazy", "rowwise"}:
                 setattr(state, name, options[name])
             real = (state.variance if state.centered else state.s).dtype.type
             with np.errstate(all="ignore"):

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from rmsprop_fast import _core
-from rmsprop_fast.torch.tensors import Param, fitting_kept, fitting_step_count, kept_copy, kept_full, real
+from rmsprop_fast.torch import lazy
+from rmsprop_fast.torch.tensors import (
+    Param,
+    fitting_kept,
+    fitting_step_count,
+    kept_copy,
+    kept_full,
+    like_kept,
+    plain,
+    real,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,13 +33,14 @@ def completed(given: object, param: Param, group: dict[str, Any]) -> dict[str, A
     name = f"the state of {param.name}"
     state = {} if given is None else _copied(given, name)
     state["step"] = fitting_step_count(state.get("step", 0), f"{name}['step']")
+    like = {key: _like_kept(param.tensor, key, param.name, group) for key in KEPT}
     for key in KEPT:
         if key in state:
-            state[key] = fitting_kept(state[key], param, f"{name}[{key!r}]")
+            state[key] = fitting_kept(state[key], param, like[key], f"{name}[{key!r}]")
 
     def start(key: str, number: float) -> None:
         if key not in state:
-            state[key] = kept_full(param.tensor, number)
+            state[key] = kept_full(like[key], number)
 
     if group["centered"]:
         start("grad_avg", 0)
@@ -42,13 +53,29 @@ def completed(given: object, param: Param, group: dict[str, Any]) -> dict[str, A
         start("square_avg", group["initial_s"])
     if group["momentum"] > 0:
         start("momentum_buffer", 0)
+    if group["lazy"] == "catch_up":
+        if lazy.KEY not in state:
+            state[lazy.KEY] = lazy.nothing_missed(param.plain, group["alpha"])
+        elif not lazy.is_up_to_date(state[lazy.KEY], group["alpha"]):
+            state |= {key: state[key].clone() for key in ("square_avg", lazy.KEY)}
+            lazy.catch_up(plain(state["square_avg"], name), state[lazy.KEY])
+            state[lazy.KEY][-1:] = lazy.nothing_missed(param.plain, group["alpha"])[-1:]
     return state
 
 
-def add_square_avg(_optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    """Add to a state dict, as a hook, what `torch.optim.RMSprop` keeps in the place of a variance."""
+def catch_up(states: dict[Any, Any]) -> None:
+    """Let all rows decay by the steps that they have missed, see `lazy`."""
+    for state in states.values():
+        if isinstance(state, dict) and lazy.KEY in state:
+            lazy.catch_up(plain(state["square_avg"], "square_avg"), state[lazy.KEY])
+
+
+def as_torch_has_it(_optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Give a state dict, as a hook, what `torch.optim.RMSprop` keeps in the place of a variance; and nothing lazy."""
     states = state_dict["state"]
-    states.update({key: _with_square_avg(state) for key, state in states.items() if isinstance(state, dict)})
+    for key, state in states.items():
+        if isinstance(state, dict):
+            states[key] = {name: kept for name, kept in _with_square_avg(state).items() if name != lazy.KEY}
 
 
 @torch.no_grad()
@@ -73,13 +100,13 @@ def prepared_to_load(
         groups.append(group)
 
     indices = (index for group in groups for index in group["params"])
-    params = (param for group in own_groups for param in group["params"])
+    params = ((param, group) for own, group in zip(own_groups, groups, strict=True) for param in own["params"])
     state = dict(state_dict["state"])
-    for index, param in dict(zip(indices, params, strict=True)).items():
+    for index, (param, group) in dict(zip(indices, params, strict=True)).items():
         if index in state:
             name = f"state[{index}]"
             kept = _copied(state[index], name)
-            state[index] = {key: _to_load(key, value, param, f"{name}[{key!r}]") for key, value in kept.items()}
+            state[index] = {key: _to_load(key, value, param, group, f"{name}[{key!r}]") for key, value in kept.items()}
     return {**state_dict, "param_groups": groups, "state": state}
 
 
@@ -103,10 +130,14 @@ def _copied(state: object, name: str) -> dict[str, Any]:
     return dict(state)
 
 
-def _to_load(key: str, value: Any, param: Tensor, name: str) -> Any:
+def _like_kept(param: Tensor, key: str, name: str, group: dict[str, Any]) -> Tensor:
+    return like_kept(param, name, by_row=key == "square_avg" and group.get("rowwise", False))
+
+
+def _to_load(key: str, value: Any, param: Tensor, group: dict[str, Any], name: str) -> Any:
     if key == "step" and isinstance(value, Tensor):
         return _Loaded(value.detach().clone())
-    return _Loaded(kept_copy(value, param, name)) if key in KEPT else value
+    return _Loaded(kept_copy(value, _like_kept(param, key, name, group), name)) if key in KEPT else value
 
 
 def _squares(tensor: Tensor) -> Tensor:

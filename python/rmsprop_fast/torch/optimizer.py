@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from rmsprop_fast import _core
-from rmsprop_fast.torch.checkpoint import KEPT, add_square_avg, completed, prepared_to_load, take_loaded
+from rmsprop_fast.torch.checkpoint import as_torch_has_it, catch_up, prepared_to_load, take_loaded
+from rmsprop_fast.torch.fitting import fitted
 from rmsprop_fast.torch.groups import described, is_default, name_of
-from rmsprop_fast.torch.tensors import fitting_gradient, fitting_param, norm_over_processes, plain, require_cpu
+from rmsprop_fast.torch.tensors import norm_over_processes, require_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +79,10 @@ class RMSprop(torch.optim.Optimizer):
         `torch.nn.utils.clip_grad_norm_` (without the 1e-6 that it adds to the norm). The gradients stay as they are.
     skip_nonfinite : bool, default False
         Skip steps whose gradients are not finite, or have squares that overflow: such a step changes nothing.
+    lazy : str, default 'rows'
+        What becomes of the rows that a sparse gradient does not have: 'rows', 'dense' or 'catch_up'.
+    rowwise : bool, default False
+        Keep one square_avg for each row of a parameter, the mean of its squares. Decided here, as ``lazy`` is.
 
     Raises
     ------
@@ -108,6 +113,11 @@ class RMSprop(torch.optim.Optimizer):
     loading. With ``centered`` the variance is missed: use ``DefaultLoadPlanner(allow_partial_load=True)``, and no
     flattened state dict.
 
+    Gradients may be sparse, of layout `torch.sparse_coo`, coalesced or not, as those of
+    ``torch.nn.Embedding(..., sparse=True)``: then the rows that they have are stepped, once each, with what they have
+    for it added up in the order in which it comes. With ``lazy='catch_up'``, ``square_avg`` is that of the step in
+    which a row was touched last; `state_dict` brings all rows up to date, and so does a step with another alpha.
+
     `rmsprop_fast.State` has the equations and the sources of the options: ``help(rmsprop_fast.State.nesterov)``.
     """
 
@@ -137,6 +147,8 @@ class RMSprop(torch.optim.Optimizer):
         clip_value: float | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        lazy: str = "rows",
+        rowwise: bool = False,
     ) -> None:
         given = {key: value for key, value in locals().items() if key in _DEFAULTS}
         self._kernel = _make_kernel()
@@ -177,7 +189,7 @@ class RMSprop(torch.optim.Optimizer):
         TypeError, ValueError
             For tensors and options that are not as the class describes; then nothing has changed.
         RuntimeError
-            For sparse gradients, or if another thread is in a step of this optimizer.
+            If another thread is in a step of this optimizer.
         """
         arguments = () if closure is None else (closure,)
         if torch.compiler.is_compiling():
@@ -203,7 +215,7 @@ class RMSprop(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         before: dict[Tensor, dict[str, Any] | None] = {}
-        fit = functools.partial(self._fit, before)
+        fit = functools.partial(fitted, self.param_groups, self.state, _NEUTRAL, before)
         try:
             self._kernel.step(self.param_groups, self.state, fit, self._norm_over_processes, torch.get_num_threads())
         except Exception:
@@ -241,9 +253,11 @@ class RMSprop(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state as `torch.optim.Optimizer.state_dict`; `torch.optim.RMSprop` can load it.
 
-        With ``centered`` it has ``square_avg``, which is ``variance + grad_avg**2``, and also ``variance``.
+        With ``centered`` it has ``square_avg``, which is ``variance + grad_avg**2``, and also ``variance``. With
+        ``lazy='catch_up'`` all rows catch up first, so that it has nothing that `torch.optim.RMSprop` does not know.
         """
-        handle = self.register_state_dict_post_hook(add_square_avg, prepend=True)
+        catch_up(self.state)
+        handle = self.register_state_dict_post_hook(as_torch_has_it, prepend=True)
         try:
             return super().state_dict()
         finally:
@@ -283,24 +297,6 @@ class RMSprop(torch.optim.Optimizer):
 
     def _norm_over_processes(self) -> float | None:
         return norm_over_processes([param for group in self.param_groups for param in group["params"]])
-
-    @torch.no_grad()
-    def _fit(
-        self, before: dict[Tensor, dict[str, Any] | None], group_index: int, index: int, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        """Return tensors that the kernel can take for a parameter, or raise what is wrong with those that are there.
-
-        They become its state; what was its state goes into `before`.
-        """
-        group = _NEUTRAL | self.param_groups[group_index]
-        param = fitting_param(group["params"][index], name_of(group, group_index, index))
-        gradient = fitting_gradient(grad, param)
-        given = self.state.get(param.tensor)
-        state = completed(given, param, group)
-        before.setdefault(param.tensor, given)  # the first one, should a parameter come twice
-        self.state[param.tensor] = state
-        kept = (plain(state[key], param.name) if key in state else None for key in KEPT)
-        return param.plain, gradient, *kept, state["step"], param.with_gaps
 
 
 _PARAMETERS = inspect.signature(RMSprop).parameters

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rmsprop_fast import _core
+from rmsprop_fast.torch.lazy import width_of_rows
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
 
@@ -74,46 +75,80 @@ def fitting_param(tensor: Tensor, name: str) -> Param:
 def fitting_gradient(grad: Tensor, param: Param) -> Tensor:
     """Return the numbers of the gradient in the memory order of its parameter, as a copy if it must be."""
     name = f"{param.name}.grad"
-    if grad.layout != torch.strided:
-        raise RuntimeError(f"{name}: RMSprop does not support sparse gradients yet, got layout {grad.layout}")
     _require_same_mesh(grad, param.tensor, name)
     given: Any = grad
     if _is_dtensor(grad) and given.placements != param.tensor.placements:  # type: ignore[attr-defined]
         given = given.redistribute(placements=param.tensor.placements)  # type: ignore[attr-defined]
     numbers = plain(given.resolve_conj().resolve_neg(), name)
     _require_shape(numbers, param.plain, name)
-    why = _core.misfit("grad", numbers, param.plain)
-    if why == "element":
-        like = param.plain
-        fitting = [str(t) for t in _DTYPES if not _core.misfit("grad", torch.empty_like(like, dtype=t), like)]
-        raise TypeError(f"{name}: expected {' or '.join(fitting)}, got {numbers.dtype}")
-    if why is None:
+    _require_type(numbers, param.plain, name)
+    if _core.misfit("grad", numbers, param.plain) is None:
         return numbers
     return torch.empty_like(param.plain, dtype=numbers.dtype).copy_(numbers)
 
 
-def fitting_kept(kept: Any, param: Param, name: str) -> Tensor:
+def fitting_rows(grad: Tensor, param: Param, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return the values of a sparse gradient, in the memory order of its parameter's rows, and its indices."""
+    name = f"{param.name}.grad"
+    if _is_dtensor(param.tensor):
+        raise TypeError(f"{name}: expected a dense gradient of a DTensor, got one of layout {grad.layout}")
+    _require_shape(grad, param.tensor, name)
+    axes, numbers = grad.sparse_dim(), param.plain
+    for option in ("rowwise", "lazy"):
+        if axes != 1 and options[option] in (True, "catch_up"):
+            raise TypeError(f"{name}: expected rows with {option}={options[option]!r}, got {axes} sparse axes")
+    width = width_of_rows(numbers, axes)
+    if width is None or axes == 0:
+        raise ValueError(
+            f"{name}: expected a parameter whose first axes, {axes} of them, are the outermost in memory, got shape "
+            f"{tuple(numbers.shape)} with strides {numbers.stride()}"
+        )
+    values = plain(grad._values().resolve_conj().resolve_neg(), name)
+    _require_type(values, numbers, name)
+    strides = (width, *numbers.stride()[axes:])
+    if len(values) > 0 and values.stride() != strides:
+        values = torch.empty_strided(values.shape, strides, dtype=values.dtype).copy_(values)
+    return values, grad._indices()
+
+
+def like_kept(param: Tensor, name: str, *, by_row: bool) -> Tensor:
+    """Return a tensor of the shape and memory order of what is kept for a parameter: itself, or one number a row."""
+    if not by_row:
+        return param
+    if _is_dtensor(param) or param.is_complex():
+        kind = "a DTensor" if _is_dtensor(param) else str(param.dtype)
+        raise TypeError(f"{name}: expected a tensor of real numbers in this process with rowwise=True, got {kind}")
+    if param.ndim > 0 and width_of_rows(param) is None:
+        raise ValueError(
+            f"{name}: expected a first axis that is the outermost in memory with rowwise=True, got shape "
+            f"{tuple(param.shape)} with strides {param.stride()}"
+        )
+    return param.detach().new_empty([*param.shape[:1], *[1] * (param.ndim - 1)])
+
+
+def fitting_kept(kept: Any, param: Param, like: Tensor, name: str) -> Tensor:
     """Return what is kept for a parameter, as a copy if it does not have its memory order and compute type."""
-    _require_shape(kept, param.tensor, name)
+    _require_shape(kept, like, name)
     _require_same_mesh(kept, param.tensor, name)
     numbers = _local(kept)
-    if numbers.is_conj() or numbers.is_neg() or _core.misfit("kept", real(numbers), param.plain):
-        return kept_copy(kept, param.tensor, name)
+    part = "kept" if like is param.tensor else "by_row"
+    if numbers.is_conj() or numbers.is_neg() or _core.misfit(part, real(numbers), param.plain):
+        return kept_copy(kept, like, name)
     return kept  # type: ignore[no-any-return]
 
 
-def kept_copy(values: Any, param: Tensor, name: str) -> Tensor:
+def kept_copy(values: Any, like: Tensor, name: str) -> Tensor:
     """Return a new tensor to be kept for a parameter, with these values."""
-    _require_shape(values, param, name)
-    _require_same_mesh(values, param, name)
+    _require_shape(values, like, name)
+    _require_same_mesh(values, like, name)
     if values.layout != torch.strided or values.is_meta:
         raise TypeError(f"{name}: expected a dense tensor with values, got one of {values.layout} on {values.device}")
-    return _empty_kept(param).copy_(values)
+    return _empty_kept(like).copy_(values)
 
 
-def kept_full(param: Tensor, number: float) -> Tensor:
+def kept_full(like: Tensor, number: float) -> Tensor:
     """Return a new tensor to be kept for a parameter, all this number, and so is the imaginary part."""
-    return _empty_kept(param).fill_(complex(number, number) if param.is_complex() else number)
+    return _empty_kept(like).fill_(complex(number, number) if like.is_complex() else number)
 
 
 def fitting_step_count(step: Any, name: str) -> Tensor:
@@ -142,6 +177,8 @@ def norm_over_processes(params: list[Tensor]) -> float | None:
     for param in params:
         if (grad := param.grad) is not None:
             dtype = torch.complex128 if grad.is_complex() else torch.float64
+            if grad.layout == torch.sparse_coo:
+                grad = grad.coalesce().values()
             norms.setdefault(_mesh(grad), []).append(torch.linalg.vector_norm(grad.detach(), dtype=dtype))
     totals: list[Any] = [torch.linalg.vector_norm(torch.stack(of_mesh)) for of_mesh in norms.values()]
     return math.hypot(*(float(total.full_tensor() if _is_dtensor(total) else total) for total in totals))
@@ -160,8 +197,18 @@ def _local(tensor: Any) -> Any:
     return local.wait() if hasattr(local, "wait") else local  # for a collective that is still under way
 
 
-def _empty_kept(param: Tensor) -> Tensor:
-    return torch.empty_like(param, dtype=torch.promote_types(param.dtype, torch.float32))
+def _empty_kept(like: Tensor) -> Tensor:
+    return torch.empty_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def _require_type(gradient: Tensor, param: Tensor, name: str) -> None:
+    nothing = param.detach().flatten()[:0]
+
+    def fits(dtype: torch.dtype) -> bool:
+        return _core.misfit("grad", nothing.to(dtype), nothing) is None
+
+    if not fits(gradient.dtype):
+        raise TypeError(f"{name}: expected {' or '.join(str(t) for t in _DTYPES if fits(t))}, got {gradient.dtype}")
 
 
 def _require_shape(value: object, like: Tensor, name: str) -> None:

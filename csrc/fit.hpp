@@ -80,6 +80,11 @@ std::optional<std::size_t> row_width(const View& params, std::size_t axes = 1);
 // As above, of a kept array with one number a row.
 std::optional<Why> misfit_by_row(const View& params, const View& view);
 
+inline bool are_in_same_memory(const Leaf& a, const Leaf& b) {
+  return a.p == b.p && a.g == b.g && a.s == b.s && a.m == b.m && a.b == b.b && a.size == b.size &&
+         a.element == b.element && a.grad_element == b.grad_element;
+}
+
 // An array of a leaf.
 struct Place {
   std::size_t leaf;

@@ -1,7 +1,6 @@
 #include "param_groups.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <stdexcept>
 #include <utility>
 
@@ -182,7 +181,9 @@ bool ParamGroups::append(Member& member) {
   }
   if (!member.is_fitted && now != member.seen) return false;
   const std::size_t size = leaf.size;
-  if ((member.indices || hyper.rowwise || hyper.lazy == Lazy::catch_up) && !touch(member, *like, *gradient, leaf))
+  if ((member.indices || hyper.rowwise || hyper.lazy == Lazy::catch_up) &&
+      !touch_rows({*like, *gradient, member.indices, tensors[last_touched], [&] { return name(member); }}, member.rows,
+                  leaf))
     return false;
   if (leaf.element != Element::float64 && !options.refusal().empty()) throw py::value_error(options.refusal());
   if (member.with_gaps) {
@@ -194,73 +195,9 @@ bool ParamGroups::append(Member& member) {
   counts_.push_back({count->data, count->element});
   leaves_.push_back(leaf);
   sizes_.push_back(size);
-  if (hyper.lazy == Lazy::catch_up) {
-    const Numbers last = integers_of(tensors[last_touched])->shape;
-    touched_counts_.push_back(static_cast<std::int64_t*>(now[last_touched]) + last[0] - 2);
-  }
+  if (hyper.lazy == Lazy::catch_up) touched_counts_.push_back(member.rows.steps);
   elements_ += leaf.size;
   return true;
-}
-
-// Points a leaf to the rows that its gradient has, or all. False: something does not fit.
-bool ParamGroups::touch(Member& member, const View& params, const View& gradient, Leaf& leaf) const {
-  Touched& touched = member.touched;
-  leaf.touched = &touched;
-  const auto indices = integers_of(member.indices);
-  if (member.indices && (!indices || indices->shape.size() != 2)) return false;
-  const auto axes = indices ? static_cast<std::size_t>(indices->shape[0]) : 1;
-  auto width = row_width(params, axes);
-  if (!width && (indices || (leaf.hyper->rowwise && !params.shape.empty()))) return false;
-  // A parameter that can have no rows is one row, or is rowwise an element.
-  const std::size_t row = width ? *width : leaf.size;
-  touched = {.all = true, .width = row};
-  if (leaf.hyper->lazy == Lazy::catch_up) {
-    const auto last = integers_of(member.is_fitted ? member.taken[last_touched] : member.given[last_touched]);
-    touched.count = width ? static_cast<std::size_t>(params.shape[0]) : 1;
-    if (!last || last->shape.size() != 1 || last->shape[0] != static_cast<std::int64_t>(touched.count) + 2 ||
-        last->strides[0] != 1)
-      return false;
-    touched.last = last->data;
-    touched.steps = last->data[touched.count];
-    if (last->data[touched.count + 1] != std::bit_cast<std::int64_t>(leaf.hyper->rho)) return false;
-  }
-  if (!indices) return true;
-  if (axes > 1 && (leaf.hyper->rowwise || leaf.hyper->lazy == Lazy::catch_up)) return false;
-
-  // The values lie as the rows of the parameter do, one after another.
-  if (!takes(params, grads, gradient.element) || !is_aligned(gradient)) return false;
-  std::vector<std::int64_t> shape{indices->shape[1]}, strides{static_cast<std::int64_t>(row)};
-  for (std::size_t axis = axes; axis < params.shape.size(); ++axis) {
-    shape.push_back(params.shape[axis]);
-    strides.push_back(params.strides[axis]);
-  }
-  const View like{.element = params.element,
-                  .shape = shape,
-                  .strides = strides,
-                  .stride_unit = static_cast<std::int64_t>(size_of(params.element))};
-  if (!has_shape(gradient, shape) || !has_order(gradient, like)) return false;
-  read_indices(member, params, *indices, row);
-  leaf.size = leaf.hyper->lazy == Lazy::dense ? leaf.size : gradient_size(leaf);
-  return true;
-}
-
-// Throws if an index is out of range.
-void ParamGroups::read_indices(Member& member, const View& params, const Integers& indices, std::size_t width) const {
-  const std::int64_t count = indices.shape[1];
-  std::int64_t* const rows = member.sums.make_room(static_cast<std::size_t>(count));
-  std::int64_t highest = 1;
-  for (std::int64_t axis = 0; axis < indices.shape[0]; ++axis) {
-    const std::int64_t length = params.shape[static_cast<std::size_t>(axis)];
-    highest *= length;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const std::int64_t index = indices.data[axis * indices.strides[0] + i * indices.strides[1]];
-      if (index < 0 || index >= length)
-        throw py::value_error(name(member) + ".grad: expected indices from 0 to " + std::to_string(length - 1) +
-                              " for axis " + std::to_string(axis) + ", got " + std::to_string(index));
-      rows[i] = (axis == 0 ? 0 : rows[i] * length) + index;
-    }
-  }
-  member.sums.arrange(width, highest, member.touched);
 }
 
 // Has Python look at members that do not fit, or that it has not seen.
@@ -318,11 +255,8 @@ ParamGroups::Held ParamGroups::bind(const py::list& groups, const py::dict& stat
       throw std::runtime_error(name(members_[misfits[0]]) + ": expected tensors that stay as they are during a step");
   }
 
-  const auto same = [](const Leaf& a, const Leaf& b) {
-    return a.p == b.p && a.g == b.g && a.s == b.s && a.m == b.m && a.b == b.b && a.size == b.size &&
-           a.element == b.element && a.grad_element == b.grad_element;
-  };
-  if (!is_disjoint || !std::equal(last_leaves_.begin(), last_leaves_.end(), leaves_.begin(), leaves_.end(), same))
+  if (!is_disjoint ||
+      !std::equal(last_leaves_.begin(), last_leaves_.end(), leaves_.begin(), leaves_.end(), are_in_same_memory))
     require_no_overlap();
   disjoint_ = true;
   if (!leaves_.empty() && leaves_[0].hyper->needs_gradient) gradient_.prepare(leaves_);

@@ -16,8 +16,8 @@
 #include "gradient.hpp"
 #include "group_options.hpp"
 #include "in_use.hpp"
-#include "rows.hpp"
 #include "step.hpp"
+#include "tensor_rows.hpp"
 #include "tensors.hpp"
 
 namespace rmsprop_fast {
@@ -79,8 +79,7 @@ class ParamGroups {
     std::array<py::object, slots> taken;  // in their place, if Python was asked
     bool is_fitted = false;               // was it?
     py::object with_gaps, indices;
-    RowSums sums;
-    Touched touched;
+    TensorRows rows;
     PyObject* param = nullptr;           // only to be compared with
     std::array<void*, slots> seen = {};  // where what Python has seen lies, but for the gradient
     bool was_sparse = false;             // was the gradient, when Python looked at it?
@@ -92,8 +91,6 @@ class ParamGroups {
   void gather(const py::list& groups, const py::dict& state);
   void gather(Member& member, const Hyper& hyper, const py::dict& state, Py_ssize_t& position) const;
   bool append(Member& member);
-  bool touch(Member& member, const View& params, const View& gradient, Leaf& leaf) const;
-  void read_indices(Member& member, const View& params, const Integers& indices, std::size_t width) const;
   void ask_python(const std::vector<std::size_t>& misfits, const py::function& fit, const py::function& norm);
   void require_no_overlap() const;
   bool may_skip() const { return !groups_.empty() && groups_[0].options.hyper().skip_nonfinite; }

@@ -78,9 +78,10 @@ def test_calls_go_one_way() -> None:
         "buffers.hpp": {"arrays.hpp", "rows.hpp"},
         "state.hpp": {"buffers.hpp", "gradient.hpp", "hyper.hpp", "in_use.hpp", "options.hpp", "step.hpp"},
         "tensors.hpp": {"fit.hpp", "values.hpp"},
+        "tensor_rows.hpp": {"rows.hpp", "tensors.hpp"},
         "group_options.hpp": {"hyper.hpp", "options.hpp", "tensors.hpp"},
         "param_groups.hpp": {
-            *("fit.hpp", "gradient.hpp", "group_options.hpp", "in_use.hpp", "rows.hpp", "step.hpp", "tensors.hpp"),
+            *("fit.hpp", "gradient.hpp", "group_options.hpp", "in_use.hpp", "step.hpp", "tensor_rows.hpp", "tensors.hpp"),
         },
         "values.cpp": {"values.hpp"},
         "tree.cpp": {"tree.hpp", "values.hpp"},
@@ -90,6 +91,7 @@ def test_calls_go_one_way() -> None:
         "buffers.cpp": {"buffers.hpp", "sparse.hpp"},
         "state.cpp": {"dispatch.hpp", "state.hpp"},
         "tensors.cpp": {"dlpack.hpp", "tensors.hpp"},
+        "tensor_rows.cpp": {"tensor_rows.hpp"},
         "group_options.cpp": {"group_options.hpp"},
         "param_groups.cpp": {"param_groups.hpp"},
         "module.cpp": {

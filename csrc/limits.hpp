@@ -22,7 +22,7 @@ inline void move(float* __restrict params, const float* __restrict grads, float*
 
 void move_streams(const Leaf& leaf, const Factors& factors, std::size_t begin, std::size_t end) {
   for (double pass = 0; pass < factors.multiplier; ++pass)
-    move(static_cast<float*>(leaf.p) + begin, static_cast<const float*>(leaf.g) + begin,
+    move(static_cast<float*>(leaf.p) + begin, static_cast<const float*>(leaf.g) + leaf.g_begin + begin,
          static_cast<float*>(leaf.s) + begin, end - begin);
 }
 

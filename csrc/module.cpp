@@ -118,8 +118,8 @@ void run_limit(py::handle params, py::handle grads, State& state, bool memory, d
   hyper.unclipped_multiplier = passes;
   std::vector<Leaf> leaves = buffers.leaves();
   for (Leaf& leaf : leaves) {
-    if (leaf.element != Element::float32 || leaf.grad_element != Element::float32)
-      throw py::type_error("_run_limit: expected float32 arrays");
+    if (leaf.element != Element::float32 || leaf.grad_element != Element::float32 || leaf.hyper->rowwise)
+      throw py::type_error("_run_limit: expected float32 arrays, and as many numbers of s");
     leaf.hyper = &hyper;
   }
   step_unlocked({leaves, buffers.elements(), hyper, state.gradient(), only});

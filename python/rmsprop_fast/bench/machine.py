@@ -77,7 +77,7 @@ def machine() -> dict[str, str]:
     }
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as lines:
         found["processor"] = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    for package in ("numexpr", "numba", "scikit-learn", "jax", "optax", "torch", "keras"):
+    for package in ("numexpr", "numba", "scikit-learn", "jax", "optax", "torch", "keras", "tensorflow"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found

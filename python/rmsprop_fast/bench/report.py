@@ -48,6 +48,7 @@ def tables(result: Result, targets: list[Target]) -> Iterator[Table]:
     for content in [
         _loops(result.loops),
         *(_cases(kind, result.cases) for kind in KINDS),
+        *_sparse(result),
         *_others(result),
         _targets(targets),
         Content("Left out", ("what", "why"), [list(item) for item in result.left_out.items()], texts=2),
@@ -58,8 +59,8 @@ def tables(result: Result, targets: list[Target]) -> Iterator[Table]:
 
 def markdown(result: Result) -> str:
     """Return the tables of docs/performance.md."""
-    contents = [*_loops_side_by_side(result.loops), *_cases_side_by_side(result.cases), *_others(result)]
-    return "\n".join(_in_markdown(content) for content in contents if content.rows)
+    contents = [*_loops_side_by_side(result.loops), *_cases_side_by_side(result.cases), *_sparse(result)]
+    return "\n".join(_in_markdown(content) for content in [*contents, *_others(result)] if content.rows)
 
 
 def loops_in_markdown(loops: list[Loop]) -> str:
@@ -198,6 +199,24 @@ def _others(result: Result) -> Iterator[Content]:
     ]
     columns = ("n", "between steps", "default", *counts, "of the best")
     yield Content("The default number of threads", columns, default, texts=2)
+
+
+def _sparse(result: Result) -> Iterator[Content]:
+    for case in result.sparse:
+        title = f"A step of {case.touched:,} rows, {case.different:,} of them different, of {case.name} float32"
+        rows = []
+        for name, row in sorted(case.rows.items(), key=lambda item: item[1].seconds[1]):
+            low, median, high = row.seconds
+            times = (time_text(median), f"{time_text(low)} to {time_text(high)}")
+            rows.append([name, *times, number_text(row.of_ours[1])])
+        rows.append(["the limit: to read and write each row once", time_text(case.limit), "", ""])
+        yield Content(title, ("", "time", "quartiles", "of ours"), rows)
+    costs = [
+        [f"{cost.table:,}", f"{cost.touched:,}", f"{cost.ns:.0f} ns", f"{cost.limit_ns:.0f} ns"]
+        for cost in result.row_costs
+    ]
+    headers = ("rows of the table", "rows of the gradient", "time a row", "the limit, a row")
+    yield Content("A step of rows of 64 float32, all different", headers, costs)
 
 
 def _targets(targets: list[Target]) -> Content:

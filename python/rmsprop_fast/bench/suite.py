@@ -12,6 +12,7 @@ from rmsprop_fast.bench.machine import machine
 from rmsprop_fast.bench.peers import PEERS, missing
 from rmsprop_fast.bench.problems import size_name
 from rmsprop_fast.bench.processes import Fresh, measure_fresh
+from rmsprop_fast.bench.sparse import RowCost, SparseCase, SparseRow, measure_row_cost, measure_rows, row_costs
 from rmsprop_fast.bench.threads import BETWEEN, DefaultThreads, Scaling, measure_default_threads, measure_scaling
 from rmsprop_fast.bench.timings import Quartiles
 from rmsprop_fast.bench.workloads import WORKLOADS
@@ -33,6 +34,8 @@ class Result:
     cases: list[Case] = field(default_factory=list)
     tree_ns_per_leaf: list[Quartiles] = field(default_factory=list)
     scaling: list[Scaling] = field(default_factory=list)
+    sparse: list[SparseCase] = field(default_factory=list)
+    row_costs: list[RowCost] = field(default_factory=list)
     fresh: list[Fresh] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -46,11 +49,15 @@ class Result:
             loop["ways"] = {name: Way(**way) for name, way in loop["ways"].items()}
         for case in found["cases"]:
             case["rows"] = {name: Row(**row) for name, row in case["rows"].items()}
+        for case in found["sparse"]:
+            case["rows"] = {name: SparseRow(**row) for name, row in case["rows"].items()}
         kinds: dict[str, Callable[..., Any]] = {
             "loops": Loop,
             "default_threads": DefaultThreads,
             "cases": Case,
             "scaling": Scaling,
+            "sparse": SparseCase,
+            "row_costs": RowCost,
             "fresh": Fresh,
         }
         return cls(**found | {name: [kind(**item) for item in found[name]] for name, kind in kinds.items()})
@@ -94,6 +101,9 @@ class Suite:
         for exponent in (14, 18) if quick else (14, 16, 18, 20, 22, 25):
             name = f"scaling, {size_name(2**exponent)}"
             yield task(name, result.scaling, measure_scaling, 2**exponent, self.peers, left_out)
+        yield task("sparse rows", result.sparse, measure_rows, left_out)
+        for table, touched in row_costs(quick):
+            yield task(f"{touched:,} rows of {table:,}", result.row_costs, measure_row_cost, table, touched)
         for peer in self.peers:
             yield task(f"fresh process, {peer.name}", result.fresh, measure_fresh, peer)
 

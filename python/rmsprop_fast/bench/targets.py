@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rmsprop_fast.bench.loops import DEFAULT
 from rmsprop_fast.bench.peers import ADAGRAD, FOREACH, JAX, LOOP, NUMBA_SERIAL, OURS, OUT
 from rmsprop_fast.bench.problems import LARGE
+from rmsprop_fast.bench.sparse import TABLE
+from rmsprop_fast.bench.sparse_steps import DENSE, NUMPY, SPARSE_ADAGRAD, SPARSE_ADAM, TENSORFLOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +33,7 @@ class Target:
 
 def targets(result: Result) -> list[Target]:
     """Return those that this run measured all figures for."""
-    return [*_loops(result), *_steps(result), *_default_threads(result), *_costs(result)]
+    return [*_loops(result), *_steps(result), *_rows(result), *_default_threads(result), *_costs(result)]
 
 
 def _loops(result: Result) -> Iterator[Target]:
@@ -73,6 +75,15 @@ def _of(case: Case, bounds: dict[str, float]) -> Iterator[Target]:
     for peer, most in bounds.items():
         if peer in case.rows:
             yield Target(f"{case.name}: time, of {peer}", 1 / case.rows[peer].of_ours[1], most)
+
+
+def _rows(result: Result) -> Iterator[Target]:
+    bounds = {DENSE: 1 / 100, NUMPY: 1 / 5, SPARSE_ADAM: 1 / 5, SPARSE_ADAGRAD: 1, TENSORFLOW: 1}
+    for case in result.sparse:
+        for peer, most in bounds.items():
+            if case.table == TABLE and peer in case.rows:
+                what = f"{case.touched:,} rows of {case.table:,}: time, of {peer}"
+                yield Target(what, 1 / case.rows[peer].of_ours[1], most)
 
 
 def _default_threads(result: Result) -> Iterator[Target]:

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
 
 namespace rmsprop_fast {
 namespace {
@@ -96,45 +98,50 @@ std::int64_t* RowSums::make_room(std::size_t count) {
   return given_.data();
 }
 
-// By their digits of 11 bits, the lowest first, which keeps the order of those that are equal.
+// By the digits of their rows, of 11 bits, the lowest first: that keeps the order in which equal rows came.
 void RowSums::sort(std::int64_t highest) {
   constexpr int bits = 11;
   constexpr std::size_t digits = 1 << bits;
-  entries_.resize(given_.size());
-  other_.resize(given_.size());
-  for (std::size_t i = 0; i < given_.size(); ++i) entries_[i] = {given_[i], i};
+  place_bits_ = std::bit_width(given_.size());
+  const int end = place_bits_ + std::bit_width(static_cast<std::uint64_t>(highest));
+  if (end > 64) throw std::length_error("rows: expected a table and a gradient that fit in memory");
+  keys_.resize(given_.size());
+  for (std::size_t i = 0; i < given_.size(); ++i) keys_[i] = static_cast<std::uint64_t>(given_[i]) << place_bits_ | i;
   if (std::is_sorted(given_.begin(), given_.end())) return;
-  for (int shift = 0; shift < 63 && (highest >> shift) > 0; shift += bits) {
-    const auto digit = [shift](std::int64_t row) { return static_cast<std::size_t>(row >> shift) % digits; };
+  other_.resize(keys_.size());
+  for (int shift = place_bits_; shift < end; shift += bits) {
+    const auto digit = [shift](std::uint64_t key) { return static_cast<std::size_t>(key >> shift) % digits; };
     std::array<std::size_t, digits + 1> first = {};
-    for (const Entry& entry : entries_) ++first[digit(entry.row) + 1];
+    for (const std::uint64_t key : keys_) ++first[digit(key) + 1];
     for (std::size_t i = 1; i < digits; ++i) first[i] += first[i - 1];
-    for (const Entry& entry : entries_) other_[first[digit(entry.row)]++] = entry;
-    entries_.swap(other_);
+    for (const std::uint64_t key : keys_) other_[first[digit(key)]++] = key;
+    keys_.swap(other_);
   }
 }
 
 void RowSums::arrange(std::size_t width, std::int64_t highest, Touched& touched) {
   sort(highest);
-  rows_.clear();
-  first_.clear();
-  places_.clear();
-  for (const Entry& entry : entries_) {
-    if (rows_.empty() || rows_.back() != entry.row) {
-      rows_.push_back(entry.row);
-      first_.push_back(places_.size());
-    }
-    places_.push_back(entry.place);
+  const std::size_t count = keys_.size();
+  rows_.resize(count);
+  places_.resize(count);
+  first_.resize(count + 1);
+  std::size_t different = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto row = static_cast<std::int64_t>(keys_[i] >> place_bits_);
+    places_[i] = static_cast<std::size_t>(keys_[i] & ((std::uint64_t{1} << place_bits_) - 1));
+    if (different > 0 && rows_[different - 1] == row) continue;
+    rows_[different] = row;
+    first_[different++] = i;
   }
-  first_.push_back(places_.size());
-  const bool is_sum = rows_ != given_;
+  first_[different] = count;
+  const bool is_sum = different < count || !std::equal(rows_.begin(), rows_.end(), given_.begin());
   touched.all = false;
   touched.rows = rows_.data();
-  touched.count = rows_.size();
+  touched.count = different;
   touched.width = width;
   touched.first = is_sum ? first_.data() : nullptr;
   touched.places = places_.data();
-  touched.values = given_.size();
+  touched.values = count;
 }
 
 void update_rows(const Leaf& leaf, const Factors& factors, Kernel update, Scale scale, std::size_t begin,

@@ -19,14 +19,11 @@ class RowSums {
   void arrange(std::size_t width, std::int64_t highest, Touched& touched);
 
  private:
-  struct Entry {
-    std::int64_t row;
-    std::size_t place;  // in the order in which they came
-  };
   void sort(std::int64_t highest);
 
   std::vector<std::int64_t> given_, rows_;
-  std::vector<Entry> entries_, other_;
+  std::vector<std::uint64_t> keys_, other_;  // a row, and behind it in the lower bits the place where it came
+  int place_bits_ = 0;
   std::vector<std::size_t> places_, first_;
 };
 

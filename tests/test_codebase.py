@@ -81,7 +81,15 @@ def test_calls_go_one_way() -> None:
         "tensor_rows.hpp": {"rows.hpp", "tensors.hpp"},
         "group_options.hpp": {"hyper.hpp", "options.hpp", "tensors.hpp"},
         "param_groups.hpp": {
-            *("fit.hpp", "gradient.hpp", "group_options.hpp", "in_use.hpp", "step.hpp", "tensor_rows.hpp", "tensors.hpp"),
+            *(
+                "fit.hpp",
+                "gradient.hpp",
+                "group_options.hpp",
+                "in_use.hpp",
+                "step.hpp",
+                "tensor_rows.hpp",
+                "tensors.hpp",
+            ),
         },
         "values.cpp": {"values.hpp"},
         "tree.cpp": {"tree.hpp", "values.hpp"},

@@ -104,6 +104,7 @@ def test_rows_are_stepped_as_by_the_reference(lazy: str, rowwise: bool, dtype: A
     )
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("lazy", LAZY)
 @given(data=st.data())
 @settings(deadline=None, max_examples=100)
@@ -131,6 +132,7 @@ def test_any_rows(lazy: str, data: st.DataObject) -> None:
         rf._core._set_share(before[1])
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("lazy", ["rows", "dense"])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("form", ["csr", "csc", "coo"])
@@ -331,6 +333,7 @@ def csr(indices: list[int], indptr: list[int]) -> Any:
     return matrix
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("gradient", "message"),
     [
@@ -403,6 +406,9 @@ def test_what_else_is_refused() -> None:
         rf.step(p, scipy.sparse.csr_array(p), rf.init(p, lazy="catch_up"))
     with pytest.raises(ValueError, match=r"grads: expected a dense array or Rows for a parameter of shape \(3,\)"):
         rf.step(np.ones(3), scipy.sparse.coo_array(np.ones(3)), rf.init(np.ones(3)))
+    p = np.zeros((2**60, 0), np.float32)
+    with pytest.raises(ValueError, match=r"rows: expected a table and a gradient that fit in memory"):
+        rf.step(p, rf.Rows(np.arange(8), np.zeros((8, 0), np.float32)), rf.init(p))
     with pytest.raises(ValueError, match=r"lazy: expected one of 'rows', 'dense', 'catch_up', got 'eager'"):
         rf.init(p, lazy="eager")
     with pytest.raises(AttributeError):

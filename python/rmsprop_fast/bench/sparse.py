@@ -1,4 +1,7 @@
-"""Steps of the rows that a sparse gradient has, in a large table; and what a row costs, by the size of the table."""
+"""Steps of the rows that a sparse gradient has, in a large table; and what a row costs, by the size of the table.
+
+``python -m rmsprop_fast.bench.sparse`` times these alone.
+"""
 
 from __future__ import annotations
 
@@ -171,3 +174,18 @@ def _measure(steppers: dict[str, Stepper], gradients: Gradients, rounds: int) ->
     candidates: dict[str, Any] = {name: Cycle(step, len(gradients)) for name, step in steppers.items()}
     timings.measure(candidates, rounds=rounds, seconds=SECONDS)
     return timings
+
+
+def main() -> None:
+    """Measure all, and print the tables in Markdown."""
+    from rmsprop_fast.bench import report
+    from rmsprop_fast.bench.suite import Result
+
+    left_out: dict[str, str] = {}
+    result = Result({}, left_out, sparse=[measure_rows(left_out, quick=False)])
+    result.row_costs = [measure_row_cost(table, touched, quick=False) for table, touched in row_costs(quick=False)]
+    print(report.markdown(result))
+
+
+if __name__ == "__main__":
+    main()

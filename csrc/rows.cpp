@@ -102,8 +102,8 @@ std::int64_t* RowSums::make_room(std::size_t count) {
 void RowSums::sort(std::int64_t highest) {
   constexpr int bits = 11;
   constexpr std::size_t digits = 1 << bits;
-  place_bits_ = std::bit_width(given_.size());
-  const int end = place_bits_ + std::bit_width(static_cast<std::uint64_t>(highest));
+  place_bits_ = static_cast<int>(std::bit_width(given_.size()));
+  const int end = place_bits_ + static_cast<int>(std::bit_width(static_cast<std::uint64_t>(highest)));
   if (end > 64) throw std::length_error("rows: expected a table and a gradient that fit in memory");
   keys_.resize(given_.size());
   for (std::size_t i = 0; i < given_.size(); ++i) keys_[i] = static_cast<std::uint64_t>(given_[i]) << place_bits_ | i;

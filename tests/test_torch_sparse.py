@@ -231,6 +231,50 @@ def test_what_is_refused_changes_nothing(case: str) -> None:
     assert everything(optimizer, fine, param) != before
 
 
+def test_rows_that_are_not_touched_may_not_be_others() -> None:
+    memory = torch.zeros(8, 3)
+    table, other = memory[:6].requires_grad_(), memory[5:].requires_grad_()
+    table.grad, other.grad = sparse(torch.ones(1, 3), [0], 6), sparse(torch.ones(1, 3), [2], 3)
+    with pytest.raises(ValueError, match="overlaps the memory of"):
+        RMSprop([table, other]).step()
+    assert not memory.any()
+
+
+@pytest.mark.parametrize("wrong", ["axes", "count", "width", "strides", "type", "indices"])
+def test_a_kernel_with_tensors_that_do_not_fit_reads_none_of_them(wrong: str) -> None:
+    """Which `step` prevents."""
+    param = parameter(6, 4)
+    optimizer = RMSprop([param], rowwise=wrong == "axes")
+    indices, values = torch.tensor([[1, 2]]), torch.ones(2, 4)
+    state = (
+        torch.zeros(6, 1) if wrong == "axes" else torch.zeros(6, 4),
+        None,
+        None,
+        None,
+        torch.tensor(0.0),
+        None,
+        None,
+    )
+    given = {
+        "axes": (torch.ones(2), torch.tensor([[1, 2], [0, 1]])),
+        "count": (values[:1], indices),
+        "width": (values[:, :3].contiguous(), indices),
+        "strides": (torch.ones(4, 2).t(), indices),
+        "type": (values.double(), indices),
+        "indices": (values, indices[0]),
+    }[wrong]
+    param.grad = sparse(values, [1, 2], 6)
+    groups: list[Any] = [{**optimizer.param_groups[0], "params": [param]}]
+
+    def fit(*_: Any) -> Any:
+        return param, given[0], *state, given[1]
+
+    before = param.detach().clone()
+    with pytest.raises(RuntimeError, match="expected tensors that stay as they are during a step"):
+        optimizer._kernel.step(groups, optimizer.state, fit, lambda: None, 1)
+    assert torch.equal(param, before)
+
+
 def train(optimizer: Any, embedding: Any, linear: Any, steps: range) -> None:
     for step in steps:
         optimizer.zero_grad()
@@ -291,7 +335,11 @@ def test_another_alpha_is_for_the_steps_that_come(rowwise: bool) -> None:
     for optimizer, parts in pairs:
         for step in range(40):
             optimizer.param_groups[0]["alpha"] = 0.5 + 0.01 * (step // 5)
-            train(optimizer, *parts, range(step, step + 1))
+            optimizer.zero_grad()
+            backward(*parts, step)
+            if step % 5 == 0:
+                parts[0].weight.grad = parts[0].weight.grad.to_dense()
+            optimizer.step()
     catching_up, dense = (parts[0].weight for _, parts in pairs)
     torch.testing.assert_close(catching_up, dense, rtol=1e-5, atol=1e-6)
     own = pairs[0][0]

@@ -192,6 +192,27 @@ def ddp_sparse() -> Scenarios:
         yield f"ddp-sparse-{lazy}", train(DistributedDataParallel(module), optimizer, range(STEPS))
 
 
+def train_on_all_rows(module: nn.Module, optimizer: RMSprop) -> Trained:
+    """Give every process the whole batch, and so the same gradients."""
+    positions, norms = [], []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        rows = torch.randn(ROWS, 5, generator=torch.Generator().manual_seed(step))
+        torch.autograd.backward(module(rows).square().sum())
+        optimizer.step()
+        positions.append(flat(module))
+        norms.append(optimizer.grad_norm)
+    return Trained(torch.stack(positions), torch.tensor(norms))
+
+
+def fsdp_beside_sparse() -> Scenarios:
+    """Shard the dense parameters alone: the norm is that of their shards, and of what is sparse and not sharded."""
+    module, optimizer = sparse("catch_up")
+    fully_shard(module.linear, mesh=mesh_of_all())  # type: ignore[arg-type]
+    optimizer = RMSprop(module.parameters(), **optimizer.defaults)
+    yield "fsdp-beside-sparse", train_on_all_rows(module, optimizer)
+
+
 def zero(module: nn.Module, case: Case, *, as_view: bool) -> ZeroRedundancyOptimizer:
     from torch.distributed.optim import ZeroRedundancyOptimizer  # which warns: an error in the process of pytest
 
@@ -364,6 +385,7 @@ def first(folder: Path) -> Scenarios:
             for scenario, result in scenarios:
                 yield f"{scenario}-{name}", result
     yield from ddp_sparse()
+    yield from fsdp_beside_sparse()
     for poison in POISONS:
         yield from skipping(poison)
     for name, given_case in GIVEN_CASES.items():

@@ -148,6 +148,14 @@ def test_ddp_with_sparse_gradients(folder: Path, lazy: str) -> None:
     assert not torch.equal(positions[-1], start)
 
 
+def test_fsdp_beside_sparse_gradients(folder: Path) -> None:
+    found = trained(folder, "first-2", "fsdp-beside-sparse")
+    expected = worker.train_on_all_rows(*worker.sparse("catch_up"))
+    assert distance(found.positions, expected.positions, worker.flat(worker.Words())) <= TOLERANCES["float32"]
+    torch.testing.assert_close(found.norms, expected.norms, rtol=1e-5, atol=0)
+    assert (found.norms > 1).any()  # some are clipped
+
+
 @each_case
 @each_view
 def test_ddp(folder: Path, name: str, as_view: bool) -> None:

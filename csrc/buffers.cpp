@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 #include <utility>
 
 #include "sparse.hpp"
@@ -145,7 +146,8 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
       g = as_array(g, layouts_[i], layouts_[i].element, {tree_, "grads", i});
   }
 
-  bool same = std::exchange(disjoint_, false) && objects_.size() == 2 * tree_.size();  // and no values of rows
+  std::size_t values = 2 * tree_.size();  // those of sparse gradients follow the trees
+  bool same = std::exchange(disjoint_, false) && values == objects_.size();
   std::size_t elements = 0;
   const auto update = [&same](auto& place, auto now) { same &= std::exchange(place, now) == now; };
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
@@ -161,6 +163,8 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
       update(leaf.g, static_cast<const void*>(g.data));
       update(leaf.grad_element, g.element);
       if ((!last_.empty() || !layouts_by_row_.empty()) && !grad.is_none()) touch_all(i);
+    } else {
+      require_still_there(i, objects_[values++]);
     }
     elements += leaf.size;
     update(leaf.p, p.data);
@@ -190,6 +194,12 @@ void Buffers::bind_rows(std::size_t i, const py::object& gradient) {
   leaf.g = values.memory.data;
   leaf.grad_element = values.memory.element;
   leaf.size = leaf.hyper->lazy == Lazy::dense ? layouts_[i].size : gradient_size(leaf);
+}
+
+void Buffers::require_still_there(std::size_t i, const py::object& values) const {
+  const auto array = py::reinterpret_borrow<py::array>(values);
+  if (array.data() != leaves_[i].g || static_cast<std::size_t>(array.size()) != touched_[i].values * touched_[i].width)
+    throw std::runtime_error(tree_.leaf_name("grads", i) + ": expected values that stay where they are during a call");
 }
 
 void Buffers::touch_all(std::size_t i) {

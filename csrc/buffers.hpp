@@ -99,8 +99,10 @@ class Buffers {
   std::vector<RowSums> sums_;        // of each leaf
   bool disjoint_ = false;            // the addresses in `leaves_` were checked for overlaps
 
-  // Points a leaf to its sparse gradient; or with Lazy::catch_up, lets a dense one touch all rows.
+  // Points a leaf to its sparse gradient, and checks that no Python code has moved that since; or where rows matter,
+  // lets a dense one touch all of them.
   void bind_rows(std::size_t leaf, const py::object& gradient);
+  void require_still_there(std::size_t leaf, const py::object& values) const;
   void touch_all(std::size_t leaf);
   std::size_t rows_of(std::size_t leaf) const;
   const Layout& layout_of(const Kept& kept, std::size_t leaf) const;

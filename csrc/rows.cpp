@@ -64,7 +64,7 @@ void update_touched(const Leaf& leaf, const Factors& factors, Kernel update, Sca
   const auto row_at = [&](std::size_t i) { return touched.all ? i : static_cast<std::size_t>(touched.rows[i]); };
   for (std::size_t i = first, next; i < last; i = next) {
     // Rows side by side are one piece.
-    for (next = i + 1; next < last && row_at(next) == row_at(next - 1) + 1;) ++next;
+    for (next = touched.all ? last : i + 1; next < last && row_at(next) == row_at(next - 1) + 1;) ++next;
     if (!touched.all && next + ahead <= last) prefetch_row(leaf, row_at(next + ahead - 1), width);
     if (touched.last)
       for (std::size_t k = i; k < next; ++k) decay(leaf, row_at(k), scale, touched.steps + 1);

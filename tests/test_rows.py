@@ -460,6 +460,28 @@ def test_a_matrix_may_make_its_arrays_anew_at_each_access() -> None:
     assert_steps_are_those_of_the_reference(params, [{"w": matrix}] * 3)
 
 
+def test_values_that_are_moved_while_others_are_looked_at() -> None:
+    class Meddling(scipy.sparse.coo_array):  # type: ignore[misc]
+        @property
+        def data(self) -> Any:
+            if meddles:
+                values.resize((10_000, 4), refcheck=False)
+            return np.ones(1)
+
+        @data.setter
+        def data(self, _: Any) -> None:
+            pass
+
+    meddles = False
+    values = np.ones((2, 4))
+    params = {"a": np.ones((3, 4)), "b": np.ones((3, 4))}
+    grads = {"a": rf.Rows(np.array([0, 1]), values), "b": Meddling(([1.0], ([0], [0])), (3, 4))}
+    meddles = True
+    with pytest.raises(RuntimeError, match=r"^grads\['a'\]: expected values that stay where they are during a call"):
+        rf.step(params, grads, rf.init(params))
+    assert all((p == 1).all() for p in params.values())
+
+
 @linux
 @pytest.mark.parametrize("lazy", LAZY)
 def test_a_call_needs_memory_of_the_gradient_not_of_the_table(lazy: str) -> None:

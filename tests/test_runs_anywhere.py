@@ -166,12 +166,15 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"lr_per_element": True},
     {"momentum": 0.9, "nesterov": True, "centered": True, "weight_decay": 0.1, "clip_global_norm": 3.0},
     {"momentum": 0.9, "lr_per_element": True, "clip_global_norm": 3.0},
+    {"rowwise": True, "momentum": 0.9, "weight_decay": 0.1},
+    {"rowwise": True, "lr_per_element": True},
 ]
 
 
 def check_driver(build: Path, emulator: list[str], kernels: list[str]) -> None:
     """Run tests/native/driver.cpp, as built there, and compare what it computes with the reference."""
-    size = 5003
+    size, width = 5005, 7
+    rows = np.random.default_rng(1).integers(0, size // width, 150)  # some twice
     for configuration in CONFIGURATIONS:
         random = np.random.default_rng(0)
         hyper: dict[str, Any] = {
@@ -182,18 +185,21 @@ def check_driver(build: Path, emulator: list[str], kernels: list[str]) -> None:
             "centered": False,
             "weight_decay": 0,
         }
-        hyper |= {"clip_global_norm": None, **configuration}
+        hyper |= {"clip_global_norm": None, "rowwise": False, **configuration}
         lr_per_element = hyper.pop("lr_per_element", False)
         params, grads, kept, lr = [], [], [], []
         for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
             real = np.float64 if dtype is np.float64 else np.float32
             values = random.standard_normal if hyper["clip_global_norm"] else partial(hard_values, random, dtype=dtype)
-            params.append(hard_values(random, size, dtype))
-            grads.append(values(size).astype(dtype))
-            kept.append([abs(hard_values(random, size, real)), *random.standard_normal((2, size)).astype(real)])
-            lr.append(random.uniform(0, 1, size).astype(real))
+            shape = size // width, width
+            params.append(hard_values(random, size, dtype).reshape(shape))
+            grads.append(values(size).astype(dtype).reshape(shape))
+            means = abs(hard_values(random, size, real)).reshape(shape)
+            kept.append([means, *random.standard_normal((2, *shape)).astype(real)])
+            lr.append(random.uniform(0, 1, shape).astype(real))
         numbers = [0.01, lr_per_element, *(NO_LIMIT if value is None else value for value in hyper.values())]
-        given = np.array([size], np.uint64).tobytes() + np.array(numbers, np.float64).tobytes()
+        given = np.array([size, width, len(rows)], np.uint64).tobytes() + rows.tobytes()
+        given += np.array(numbers, np.float64).tobytes()
         for p, g, arrays, each_lr in zip(params, grads, kept, lr, strict=True):
             given += b"".join(array.tobytes() for array in (p, g, *arrays, each_lr))
         result = subprocess.run(
@@ -202,20 +208,25 @@ def check_driver(build: Path, emulator: list[str], kernels: list[str]) -> None:
         assert result.returncode == 0, result.stderr
         assert result.stderr.decode().split("\n")[:-1] == [f"{name} {n}" for name in kernels for n in (1, 2, 3, 7)]
 
-        state = rf.init(params, lr=lr if lr_per_element else 0.01, **hyper)
+        both = [p.copy() for p in 2 * params]
+        state = rf.init(both, lr=2 * lr if lr_per_element else 0.01, **hyper)
         written = [state.variance if hyper["centered"] else state.s, state.grad_avg, state.momentum_buffer]
-        for index, arrays in enumerate(kept):
+        for index, arrays in enumerate(2 * kept):
             for place, values in zip(written, arrays, strict=True):
                 if place is not None:
-                    place[index][...] = values
-        rf.reference.step(params, grads, state)
+                    place[index].flat = values.flat[: place[index].size]
+        rf.reference.step(both, [*grads, *(rf.Rows(rows, g[: len(rows)]) for g in grads)], state)
         expected = []
-        for index, (p, arrays) in enumerate(zip(params, kept, strict=True)):
-            expected += [p, *(v if place is None else place[index] for place, v in zip(written, arrays, strict=True))]
+        for index, (p, arrays) in enumerate(zip(both, 2 * kept, strict=True)):
+            expected.append(p)
+            for place, values in zip(written, arrays, strict=True):
+                expected.append(values.copy())
+                if place is not None:
+                    expected[-1].flat[: place[index].size] = place[index]
         got = result.stdout
         for _ in range(4 * len(kernels)):
             for want in expected:
-                assert same_bits(np.frombuffer(got[: want.nbytes], want.dtype), want), configuration
+                assert same_bits(np.frombuffer(got[: want.nbytes], want.dtype), want.ravel()), configuration
                 got = got[want.nbytes :]
         assert not got
 

@@ -1,9 +1,12 @@
 // The engine without Python, for processors that are only emulated: reads leaves from stdin, updates them with each
 // kernel and thread count, and writes what came out. tests/test_runs_anywhere.py makes the input and checks the output.
 //
-// Input: the number of elements of a leaf as uint64; the numbers that main() names, as double; then p, g, s, m, b and
-// lr of a leaf in float32, in float64, in float16 and in bfloat16, of which s, m, b and lr are in float32. Output: for
-// each kernel and thread count a line with both on stderr, and p, s, m and b of each leaf on stdout.
+// Input: the number of elements of a leaf, the width of a row, and how many rows a sparse gradient has, as uint64;
+// these rows, as int64; the numbers that main() names, as double; then p, g, s, m, b and lr of a leaf in float32, in
+// float64, in float16 and in bfloat16, of which s, m, b and lr are in float32. Each leaf is stepped twice, with g, and
+// with the values that g begins with as those of the rows. Output: for each kernel and thread count a line with both on
+// stderr, and p, s, m and b of each leaf on stdout, those with g first.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +15,7 @@
 
 #include "dispatch.hpp"
 #include "openmp.hpp"
+#include "rows.hpp"
 #include "step.hpp"
 #include "threads.hpp"
 #include "workers.hpp"
@@ -42,18 +46,21 @@ struct Arrays {
   std::vector<Stored> p, g;
   std::vector<Real> s, m, b, lr;
 
-  Leaf leaf(const Hyper& hyper, bool lr_per_element, double lr_number) {
-    return {.p = p.data(),
-            .g = g.data(),
-            .s = s.data(),
-            .m = hyper.centered ? m.data() : nullptr,
-            .b = hyper.momentum > 0 ? b.data() : nullptr,
-            .lr = lr_per_element ? lr.data() : nullptr,
-            .lr_number = lr_number,
-            .size = p.size(),
-            .element = element,
-            .grad_element = element,
-            .hyper = &hyper};
+  Leaf leaf(const Hyper& hyper, bool lr_per_element, double lr_number, const Touched* touched) {
+    Leaf made{.p = p.data(),
+              .g = g.data(),
+              .s = s.data(),
+              .m = hyper.centered ? m.data() : nullptr,
+              .b = hyper.momentum > 0 ? b.data() : nullptr,
+              .lr = lr_per_element ? lr.data() : nullptr,
+              .lr_number = lr_number,
+              .size = p.size(),
+              .element = element,
+              .grad_element = element,
+              .hyper = &hyper,
+              .touched = touched};
+    made.size = gradient_size(made);
+    return made;
   }
 
   void write_all() const {
@@ -65,7 +72,8 @@ struct Arrays {
 }  // namespace
 
 int main() {
-  const auto size = read<std::uint64_t>(1)[0];
+  const auto size = read<std::uint64_t>(1)[0], width = read<std::uint64_t>(1)[0], count = read<std::uint64_t>(1)[0];
+  const auto rows = read<std::int64_t>(count);
   const auto next = [] { return read<double>(1)[0]; };
   const double lr_number = next();
   const bool lr_per_element = next() != 0;
@@ -77,11 +85,17 @@ int main() {
   hyper.centered = next() != 0;
   hyper.weight_decay = next();
   hyper.clip_global_norm = next();
+  hyper.rowwise = next() != 0;
   derive(hyper);
   const Arrays<float, float> singles(size, Element::float32);
   const Arrays<double, double> doubles(size, Element::float64);
   const Arrays<std::uint16_t, float> halves(size, Element::float16);
   const Arrays<std::uint16_t, float> brains(size, Element::bfloat16);
+
+  RowSums sums;
+  Touched some, all{.all = true, .width = width};
+  std::copy(rows.begin(), rows.end(), sums.make_room(count));
+  sums.arrange(width, static_cast<std::int64_t>(size / width), some);
 
   openmp::prepare();
   workers::prepare();
@@ -90,21 +104,28 @@ int main() {
     dispatch::select(name);
     for (const int threads : {1, 2, 3, 7}) {
       threads::set_most(threads);
-      auto s = singles;
-      auto d = doubles;
-      auto h = halves;
-      auto b = brains;
-      const std::vector<Leaf> leaves{s.leaf(hyper, lr_per_element, lr_number), d.leaf(hyper, lr_per_element, lr_number),
-                                     h.leaf(hyper, lr_per_element, lr_number),
-                                     b.leaf(hyper, lr_per_element, lr_number)};
+      std::vector s(2, singles);
+      std::vector d(2, doubles);
+      std::vector h(2, halves);
+      std::vector b(2, brains);
+      std::vector<Leaf> leaves;
+      for (std::size_t i = 0; i < 2; ++i) {
+        const Touched* const touched = i == 1 ? &some : hyper.rowwise ? &all : nullptr;
+        leaves.push_back(s[i].leaf(hyper, lr_per_element, lr_number, touched));
+        leaves.push_back(d[i].leaf(hyper, lr_per_element, lr_number, touched));
+        leaves.push_back(h[i].leaf(hyper, lr_per_element, lr_number, touched));
+        leaves.push_back(b[i].leaf(hyper, lr_per_element, lr_number, touched));
+      }
       Gradient gradient;
       gradient.prepare(leaves);
-      step({leaves, 4 * size, hyper, gradient, dispatch::kernels(), threads % 2 == 0 ? Pool::openmp : Pool::own});
+      step({leaves, 8 * size, hyper, gradient, dispatch::kernels(), threads % 2 == 0 ? Pool::openmp : Pool::own});
       std::fprintf(stderr, "%s %d\n", name.c_str(), threads);
-      s.write_all();
-      d.write_all();
-      h.write_all();
-      b.write_all();
+      for (std::size_t i = 0; i < 2; ++i) {
+        s[i].write_all();
+        d[i].write_all();
+        h[i].write_all();
+        b[i].write_all();
+      }
     }
   }
 }

@@ -125,8 +125,10 @@ void update(Real* __restrict params, const Real* __restrict grads, Real* __restr
   }
 }
 
+// Inlined by order: in a small step, a call counts.
 template <class Real, int with>
-void update_elements(const Leaf& leaf, const Rounded<Real>& rounded, std::size_t begin, std::size_t end) {
+[[gnu::always_inline]] inline void update_elements(const Leaf& leaf, const Rounded<Real>& rounded, std::size_t begin,
+                                                   std::size_t end) {
   const bool inside = !(with & variant::momentum) || leaf.hyper->lr_in_momentum;
   const bool at_once =
       is_computed_in<Real>(leaf.element) && is_computed_in<Real>(leaf.grad_element) && leaf.g && !is_sum(leaf);

@@ -55,10 +55,10 @@ void ParamGroups::require_legal_group(const py::dict& group) const {
 void ParamGroups::Release::operator()(ParamGroups* groups) const {
   for (Member& member : groups->members_) {
     member.given = {};
+    if (!std::exchange(member.is_fitted, false)) continue;
     member.taken = {};
     member.with_gaps = {};
     member.indices = {};
-    member.is_fitted = false;
   }
   for (Group& group : groups->groups_) {
     group.dict = {};
@@ -207,11 +207,11 @@ void ParamGroups::ask_python(const std::vector<std::size_t>& misfits, const py::
   for (const std::size_t i : misfits) {
     Member& member = members_[i];
     const py::tuple fitting = fit(member.group, member.index, member.given[grads]);
+    member.is_fitted = true;
     for (std::size_t slot = 0; slot < slots; ++slot) member.taken[slot] = as_tensor(fitting[slot]);
     member.with_gaps = as_tensor(fitting[slots]);
     member.indices = as_tensor(fitting[slots + 1]);
     member.was_sparse = static_cast<bool>(member.indices);
-    member.is_fitted = true;
     is_replaced |= !member.taken[params].is(member.given[params]);
   }
   if (is_replaced && groups_[0].options.hyper().needs_gradient) {

@@ -188,9 +188,10 @@ def test_the_examples_run(page: str, tmp_path: Path) -> None:
     run_examples(page, tmp_path)
 
 
-def test_the_example_with_torch_in_the_readme_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/sparse.md"])
+def test_the_examples_with_torch_run(page: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    run_examples("README.md", tmp_path, with_torch=True)
+    run_examples(page, tmp_path, with_torch=True)
 
 
 def test_the_readme_has_the_two_commands_that_ci_runs() -> None:

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "packed.hpp"
 #include "sparse.hpp"
 
 namespace rmsprop_fast {
@@ -28,13 +29,15 @@ Buffers::Buffers(py::handle params) : tree_(params, "params") {
   tree_.flatten(params, "params", objects_);
   for (std::size_t i = 0; i < tree_.leaf_nodes().size(); ++i) {
     layouts_.push_back(learn(objects_[tree_.leaf_nodes()[i]], {tree_, "params", i}));
-    leaves_.push_back({.size = layouts_[i].size, .element = layouts_[i].element});
+    leaves_.push_back(
+        {.size = layouts_[i].size, .blocks = block_layout(view_of(layouts_[i])), .element = layouts_[i].element});
   }
   touched_.resize(leaves_.size());
   sums_.resize(leaves_.size());
 }
 
 void Buffers::keep(const Hyper& hyper) {
+  require_packable(hyper, tree_, layouts_);
   for (std::size_t i = 0; hyper.rowwise && i < leaves_.size(); ++i) {
     const auto width = layouts_[i].shape.empty() ? 1 : row_width(view_of(layouts_[i]));
     if (!width)
@@ -45,13 +48,21 @@ void Buffers::keep(const Hyper& hyper) {
     layouts_by_row_.push_back(one_a_row(layouts_[i]));
   }
   for (std::size_t row = 0; row < std::size(kept_arrays); ++row) {
-    if (!kept_arrays[row].is_used(hyper)) continue;
+    if (!is_kept(row, hyper)) continue;
     Kept kept{row, std::string("state.") + kept_arrays[row].name, {}};
     const double initial = kept_arrays[row].initial ? hyper.*kept_arrays[row].initial : 0;
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
-      kept.arrays.push_back(
-          zeros(is_by_row(kept_arrays[row], hyper) ? layouts_by_row_[i] : layouts_[i], kept_.size() + 1));
-      if (initial != 0) kept.arrays[i].attr("fill")(initial);
+      const std::size_t place = kept_.size() + 1;
+      if (is_packed(kept_arrays[row], hyper)) {
+        const auto packed = packed_layout(kept_arrays[row], leaves_[i], layouts_[i]);
+        kept.arrays.push_back(packed ? zeros(packed->layout, place, packed->dtype) : py::none());
+      } else {
+        kept.arrays.push_back(zeros(is_by_row(kept_arrays[row], hyper) ? layouts_by_row_[i] : layouts_[i], place));
+      }
+      if (initial == 0) continue;
+      const py::object numbers = is_packed(kept_arrays[row], hyper) ? zeros(layouts_[i]) : kept.arrays[i];
+      numbers.attr("fill")(initial);
+      if (is_packed(kept_arrays[row], hyper)) pack(kept_arrays[row], leaves_[i], kept.arrays[i], numbers);
     }
     kept_.push_back(std::move(kept));
   }
@@ -70,14 +81,16 @@ void Buffers::keep(const Hyper& hyper) {
 // Large arrays from the system begin at one place of their pages, all of them, and so elements of one index compete for
 // the same few lines of the cache: a centered step with momentum, of five arrays, is 15 % faster with the places apart
 // (benchmarks/test_targets.py, test_family).
-py::object Buffers::zeros(const Layout& layout, std::size_t place) {
-  const Element element = compute_type(layout.element);
+py::object Buffers::zeros(const Layout& layout, std::size_t place, const char* dtype) {
   const auto numpy = py::module_::import("numpy");
+  const auto type = numpy.attr("dtype")(dtype ? dtype : type_of(compute_type(layout.element)).name);
+  const auto size = type.attr("itemsize").cast<std::size_t>();
   constexpr std::size_t large = 64 * 1024, apart = 13 * 64;  // elements; bytes, whole cache lines
   const std::size_t offset = layout.size >= large ? place * apart : 0;
-  const auto memory = numpy.attr("zeros")(layout.size + offset / size_of(element), type_of(element).name);
-  return numpy.attr("ndarray")(py::tuple(py::cast(layout.shape)), memory.attr("dtype"), memory, offset,
-                               py::tuple(py::cast(in_bytes(layout.strides, element))));
+  const auto memory = numpy.attr("zeros")(layout.size + offset / size, type);
+  std::vector<std::int64_t> strides = layout.strides;
+  for (std::int64_t& stride : strides) stride *= static_cast<std::int64_t>(size);
+  return numpy.attr("ndarray")(py::tuple(py::cast(layout.shape)), type, memory, offset, py::tuple(py::cast(strides)));
 }
 
 const Buffers::Kept* Buffers::kept(std::string_view name) const {
@@ -86,7 +99,24 @@ const Buffers::Kept* Buffers::kept(std::string_view name) const {
   return nullptr;
 }
 
+std::vector<py::object> Buffers::shown(const Kept& kept) const {
+  std::vector<py::object> shown = kept.arrays;
+  for (std::size_t i = 0; i < shown.size() && is_packed(kept_arrays[kept.row], *leaves_[i].hyper); ++i)
+    shown[i] = unpacked(kept_arrays[kept.row], leaves_[i], kept.arrays[i], zeros(layouts_[i]));
+  return shown;
+}
+
+std::size_t Buffers::nbytes() const {
+  std::size_t sum = 0;
+  for (const py::object& last : last_) sum += last.attr("nbytes").cast<std::size_t>();
+  for (const Kept& kept : kept_)
+    for (const py::object& array : kept.arrays)
+      if (!array.is_none()) sum += array.attr("nbytes").cast<std::size_t>();
+  return sum;
+}
+
 void Buffers::restore(const Kept& kept, py::handle tree) const {
+  if (kept_arrays[kept.row].member == &Leaf::low) return restore_low_order_bits(kept, tree);
   std::vector<py::object> nodes;
   std::vector<py::array> copies;
   tree_.flatten(tree, kept.name.c_str(), nodes);
@@ -95,10 +125,27 @@ void Buffers::restore(const Kept& kept, py::handle tree) const {
     copies.push_back(copy(nodes[tree_.leaf_nodes()[i]], layout_of(kept, i), {tree_, kept.name.c_str(), i}, range));
   for (const bool writes : {false, true})
     for (std::size_t i = 0; i < layouts_.size(); ++i) {
+      if (is_packed(kept_arrays[kept.row], *leaves_[i].hyper)) {
+        if (writes) pack(kept_arrays[kept.row], leaves_[i], kept.arrays[i], copies[i]);
+        continue;
+      }
       const Name name{tree_, kept.name.c_str(), i};
       const Memory memory = require_fit(kept.arrays[i], view_of(layout_of(kept, i)), first_kept + kept.row, name);
       if (writes) std::memcpy(memory.data, copies[i].data(), static_cast<std::size_t>(copies[i].nbytes()));
     }
+}
+
+void Buffers::restore_low_order_bits(const Kept& kept, py::handle tree) const {
+  std::vector<py::object> nodes, copies;
+  tree_.flatten(tree, kept.name.c_str(), nodes);
+  for (std::size_t i = 0; i < layouts_.size(); ++i) {
+    const py::object& given = nodes[tree_.leaf_nodes()[i]];
+    const auto expected = packed_layout(kept_arrays[kept.row], leaves_[i], layouts_[i]);
+    require_low_order_bits(given, expected, {tree_, kept.name.c_str(), i});
+    copies.push_back(expected ? given.attr("copy")() : given);
+  }
+  for (std::size_t i = 0; i < layouts_.size(); ++i)
+    if (!copies[i].is_none()) quiet_numpy("copyto")(kept.arrays[i], copies[i]);
 }
 
 const Layout& Buffers::layout_of(const Kept& kept, std::size_t leaf) const {
@@ -169,6 +216,10 @@ Buffers::Held Buffers::bind(py::handle params, py::handle grads) {
     elements += leaf.size;
     update(leaf.p, p.data);
     for (const Kept& kept : kept_) {
+      if (is_packed(kept_arrays[kept.row], *leaf.hyper)) {  // which nobody else has
+        update(leaf.*kept_arrays[kept.row].member, kept.arrays[i].is_none() ? nullptr : array_of(kept.arrays[i]).data);
+        continue;
+      }
       const Name name{tree_, kept.name.c_str(), i};
       const View kept_like = layouts_by_row_.empty() ? like : view_of(layout_of(kept, i));
       update(leaf.*kept_arrays[kept.row].member,
@@ -190,6 +241,8 @@ void Buffers::bind_rows(std::size_t i, const py::object& gradient) {
                          ", got a sparse matrix");
   touch_all(i);
   const Values values = read_rows(gradient, layouts_[i], name, sums_[i], touched_[i]);
+  if (leaf.hyper->state_dtype == StateDtype::uint8 && touched_[i].width != leaf.blocks.width)
+    throw py::value_error(name() + ": " + wide_rows_expected + std::to_string(touched_[i].width));
   objects_.push_back(values.owner);
   leaf.g = values.memory.data;
   leaf.grad_element = values.memory.element;

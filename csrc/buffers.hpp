@@ -23,7 +23,7 @@ class Buffers {
   // Learns tree and layouts of `params`.
   explicit Buffers(py::handle params);
 
-  // Makes the arrays that are kept between steps with these hyper-parameters.
+  // Makes the arrays that are kept between steps with these hyper-parameters, which are those of the leaves.
   void keep(const Hyper& hyper);
 
   // Lazy::catch_up: lets s of all rows decay by the steps they have missed; or takes it for what it is now.
@@ -39,6 +39,12 @@ class Buffers {
     std::vector<py::object> arrays;
   };
   const Kept* kept(std::string_view name) const;  // null: there are none of that name
+
+  // As Python sees them: the live arrays, or those that are compact in new, read-only ones.
+  std::vector<py::object> shown(const Kept& kept) const;
+
+  // Of all that is kept between steps.
+  std::size_t nbytes() const;
 
   // Keeps the arrays of a call alive: another thread may take them out of their containers. They go one by one, as what
   // goes may run Python code, and with it the garbage collector, which looks at those that are left.
@@ -61,12 +67,14 @@ class Buffers {
 
   // Copies the values of a tree of arrays into these, or throws and writes nothing.
   void restore(const Kept& kept, py::handle tree) const;
+  void restore_low_order_bits(const Kept& kept, py::handle tree) const;
 
   // A read-only copy of an array of numbers of that range, in that layout and its compute type.
   static py::array copy(py::handle array, const Layout& layout, const Name& name, Range range);
 
-  // An array of zeros in that layout and its compute type; `place` sets apart arrays that are used together.
-  static py::object zeros(const Layout& layout, std::size_t place = 0);
+  // An array of zeros in that layout, and its compute type or another dtype; `place` sets apart arrays that are used
+  // together.
+  static py::object zeros(const Layout& layout, std::size_t place = 0, const char* dtype = nullptr);
 
   // The compute type in which numbers overflow first.
   Element narrowest() const;

@@ -20,7 +20,7 @@ struct DataType {
   std::uint8_t code, bits;
   std::uint16_t lanes;
 };
-constexpr std::uint8_t code_int = 0, code_float = 2, code_bfloat = 4;
+constexpr std::uint8_t code_int = 0, code_uint = 1, code_float = 2, code_bfloat = 4;
 
 struct Tensor {
   void* data;

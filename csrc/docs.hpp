@@ -31,7 +31,8 @@ subclasses are not. ``copy.deepcopy(state.s)`` is a plain tree to keep.
 To restore one, assign it: its values are copied into the live arrays, all of them or none, and rounded to their dtype.
 They are real numbers of at least 0, or what else a step can lead to, inf and NaN. `step` says when it is inf.
 
-With ``centered`` these are new, read-only arrays of ``variance + grad_avg**2``; restore those two instead.)";
+With ``centered`` these are new, read-only arrays of ``variance + grad_avg**2``; restore those two instead. With a
+``state_dtype`` they are new, read-only arrays, too, which may be assigned.)";
 
 constexpr const char* State_variance =
     R"(With ``centered``, the running variance of the gradient: live arrays, to be assigned as `s`. Otherwise None.)";
@@ -41,6 +42,12 @@ constexpr const char* State_grad_avg =
 
 constexpr const char* State_momentum_buffer =
     R"(With ``momentum``, the momentum buffer: live arrays, to be assigned as `s`, of either sign. None if `init` had 0.)";
+
+constexpr const char* State_low_order_bits =
+    R"(With ``low_bits``, the bits below those of bfloat16 parameters: live arrays of uint8 or uint16, in the tree and shapes of
+the parameters, None for parameters of other types. May be assigned, in the same dtypes. None if `init` had ``low_bits=0``.)";
+
+constexpr const char* State_nbytes = R"(How many bytes of memory the state keeps for its parameters.)";
 
 constexpr const char* State_steps =
     R"(How many steps were taken, for all parameters as one, from 0 to 2**63 - 1. May be assigned, to resume.)";
@@ -187,6 +194,21 @@ constexpr const char* param_groups = R"(param_groups(neutral, increment_version)
 
 Make a ParamGroups. ``neutral`` has the options that a group may lack; ``increment_version(tensors)``, a builtin
 function, tells autograd that they are changed.)";
+
+constexpr const char* code_bytes = R"(code_bytes(params)
+--
+
+Return how many elements a uint8 tensor has that keeps codes for a parameter, and their exponents.)";
+
+constexpr const char* pack_codes = R"(pack_codes(params, numbers, codes, is_signed)
+--
+
+Round float32 numbers in the memory order of a parameter to the nearest codes.)";
+
+constexpr const char* unpack_codes = R"(unpack_codes(params, codes, numbers, is_signed)
+--
+
+Write the numbers that codes stand for into a float32 tensor in the memory order of the parameter.)";
 
 constexpr const char* misfit = R"(misfit(part, tensor, like)
 --

@@ -42,6 +42,12 @@ std::optional<std::size_t> row_width(const View& params, std::size_t axes) {
   return width;
 }
 
+BlockLayout block_layout(const View& params) {
+  constexpr std::size_t least_width = 32;  // of rows with blocks of their own: a byte for 32 at most
+  const auto width = row_width(params);
+  return {width && *width >= least_width ? *width : size_of(params), size_of(params)};
+}
+
 std::optional<Why> misfit_by_row(const View& params, const View& view) {
   if (!takes(params, first_kept, view.element)) return Why::element;
   if (view.shape.size() != params.shape.size()) return Why::shape;
@@ -61,18 +67,17 @@ std::optional<std::pair<Place, Place>> find_overlap(std::span<const Leaf> leaves
   for (std::size_t i = 0; i < leaves.size(); ++i) {
     const Leaf& leaf = leaves[i];
     if (leaf.size == 0) continue;
-    const auto add = [&](std::size_t part, const void* begin, std::size_t size, Element element) {
-      if (begin) spans.push_back({{i, part}, begin, static_cast<const char*>(begin) + size * size_of(element)});
+    const auto add = [&](std::size_t part, const void* begin, std::size_t bytes) {
+      if (begin) spans.push_back({{i, part}, begin, static_cast<const char*>(begin) + bytes});
     };
-    add(params, leaf.p, leaf.size, leaf.element);
+    add(params, leaf.p, leaf.size * size_of(leaf.element));
     if (const Touched* const rows = leaf.touched; rows && !rows->all)
-      add(grads, leaf.g, rows->values * rows->width, leaf.grad_element);
+      add(grads, leaf.g, rows->values * rows->width * size_of(leaf.grad_element));
     else
-      add(grads, leaf.g, leaf.size, leaf.grad_element);
+      add(grads, leaf.g, leaf.size * size_of(leaf.grad_element));
     for (std::size_t kept = 0; kept < std::size(kept_arrays); ++kept)
-      if (kept_arrays[kept].is_used(*leaf.hyper))
-        add(first_kept + kept, leaf.*kept_arrays[kept].member, size_of(kept_arrays[kept], leaf),
-            compute_type(leaf.element));
+      if (is_kept(kept, *leaf.hyper))
+        add(first_kept + kept, leaf.*kept_arrays[kept].member, bytes_of(kept_arrays[kept], leaf));
   }
   const std::less<> before;
   std::sort(spans.begin(), spans.end(), [&](const Span& a, const Span& b) { return before(a.begin, b.begin); });

@@ -80,8 +80,11 @@ std::optional<std::size_t> row_width(const View& params, std::size_t axes = 1);
 // As above, of a kept array with one number a row.
 std::optional<Why> misfit_by_row(const View& params, const View& view);
 
+// The blocks of codes of parameters like these.
+BlockLayout block_layout(const View& params);
+
 inline bool are_in_same_memory(const Leaf& a, const Leaf& b) {
-  return a.p == b.p && a.g == b.g && a.s == b.s && a.m == b.m && a.b == b.b && a.size == b.size &&
+  return a.p == b.p && a.g == b.g && a.s == b.s && a.m == b.m && a.b == b.b && a.low == b.low && a.size == b.size &&
          a.element == b.element && a.grad_element == b.grad_element;
 }
 

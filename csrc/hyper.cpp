@@ -1,6 +1,8 @@
 #include "hyper.hpp"
 
 #include <cmath>
+#include <cstddef>
+#include <iterator>
 
 #include "kernel.hpp"
 
@@ -10,6 +12,11 @@ void derive(Hyper& hyper) {
   const bool clips_norm = hyper.clip_norm != no_limit || hyper.clip_global_norm != no_limit;
   hyper.needs_gradient = clips_norm || hyper.skip_nonfinite;
   hyper.unclipped_multiplier = multiplier_of(hyper, 1);
+  hyper.is_compact =
+      hyper.state_dtype != StateDtype::compute_type || hyper.rounding != Rounding::nearest || hyper.low_bits > 0;
+  hyper.kept = 0;
+  for (std::size_t i = 0; i < std::size(kept_arrays); ++i)
+    if (kept_arrays[i].is_used(hyper)) hyper.kept |= 1u << i;
 
   hyper.variant = hyper.nesterov ? variant::nesterov : 0;
   if (hyper.weight_decay != 0) hyper.variant |= hyper.decoupled ? variant::decoupled : variant::l2;

@@ -10,7 +10,12 @@ constexpr double no_limit = HUGE_VAL;
 // What becomes of the rows that a sparse gradient does not have: they stay as they are; they take a step with a
 // gradient of zeros; or they do so when they are next touched.
 enum class Lazy { rows, dense, catch_up };
-constexpr const char* lazy_names[] = {"rows", "dense", "catch_up"};
+
+// What s, or variance and grad_avg, and momentum_buffer are kept in.
+enum class StateDtype { compute_type, bfloat16, uint8 };
+
+// To the nearest, or up and down so often that the mean is right.
+enum class Rounding { nearest, stochastic };
 
 // The names and defaults are those of Python; options.cpp explains them.
 struct Hyper {
@@ -34,10 +39,15 @@ struct Hyper {
   bool skip_nonfinite = false;
   Lazy lazy = Lazy::rows;
   bool rowwise = false;
+  StateDtype state_dtype = StateDtype::compute_type;
+  Rounding rounding = Rounding::nearest;
+  int low_bits = 0;
 
   // What follows from these, by derive().
   int variant = 0;              // of the kernels, as far as all leaves have it in common
+  unsigned kept = 0;            // a bit for each array of the table that is used, see leaf.hpp
   bool needs_gradient = false;  // must a step look at the whole gradient before it changes anything?
+  bool is_compact = false;      // does a step of float32 numbers take the kernels for compact ones?
   double unclipped_multiplier = 1;
 };
 

@@ -1,16 +1,18 @@
-// The update: the only arithmetic of the package, written once.
+// The kernels: loops over the elements of leaves. What they do with one element is in update.hpp.
 //
 // CMake compiles this file once per instruction set (RMSPROP_FAST_ISA names it), and the compiler vectorises the loops.
-// Every operation is rounded once, in the compute type, in the order of rmsprop_fast.reference: CMakeLists.txt turns
-// contraction (FMA) off. Everything but the table is local to the file, and the C++ standard library stays out.
+// Each operation is rounded once: CMakeLists.txt turns contraction (FMA) off. Everything but the table is local to the
+// file, and the C++ standard library stays out.
 #include "kernel.hpp"
 
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
 
+#include "compact_update.hpp"
 #include "limits.hpp"
 #include "tile.hpp"
+#include "update.hpp"
 
 static_assert(FLT_EVAL_METHOD == 0, "each operation must be rounded to its own type");
 
@@ -21,33 +23,9 @@ static_assert(FLT_EVAL_METHOD == 0, "each operation must be rounded to its own t
 namespace rmsprop_fast::RMSPROP_FAST_ISA {
 namespace {
 
-inline float square_root(float x) { return sqrtf(x); }
-inline double square_root(double x) { return sqrt(x); }
-
 // Without their sign, numbers are in the order of their bits as integers, NaN last; integers vectorise here.
 inline int32_t magnitude(float x) { return __builtin_bit_cast(int32_t, x) & INT32_MAX; }
 inline int64_t magnitude(double x) { return __builtin_bit_cast(int64_t, x) & INT64_MAX; }
-
-// The hyper-parameters of a step: computed in double and rounded once, here.
-template <class Real>
-struct Rounded {
-  Rounded(const Hyper& hyper, const Factors& factors)
-      : multiplier(static_cast<Real>(factors.multiplier)),
-        clip_value(static_cast<Real>(hyper.clip_value)),
-        weight_decay(static_cast<Real>(hyper.weight_decay)),
-        rho(static_cast<Real>(factors.rho)),
-        one_minus_rho(static_cast<Real>(1 - factors.rho)),
-        rho_one_minus_rho(static_cast<Real>(factors.rho * (1 - factors.rho))),
-        eps(static_cast<Real>(hyper.eps)),
-        eps_inside(hyper.eps_inside_sqrt ? eps : 0),
-        eps_outside(hyper.eps_inside_sqrt ? 0 : eps),
-        momentum(static_cast<Real>(hyper.momentum)) {}
-
-  Real multiplier, clip_value, weight_decay;
-  Real rho, one_minus_rho, rho_one_minus_rho;
-  Real eps, eps_inside, eps_outside;
-  Real momentum;
-};
 
 // One number for every element.
 template <class Real>
@@ -69,20 +47,7 @@ struct ArrayOrOne {
   Bits kept, added;
 };
 
-// The gradient of a parameter as it is used.
-template <int with, class Real>
-inline Real prepared(Real g, [[maybe_unused]] Real p, [[maybe_unused]] const Rounded<Real>& h) {
-  if constexpr (with & variant::options) {
-    g = h.multiplier * g;
-    g = h.clip_value < g ? h.clip_value : g;  // in this order each is one instruction, and NaN stays
-    g = -h.clip_value > g ? -h.clip_value : g;
-  }
-  if constexpr (with & variant::l2) g = g + h.weight_decay * p;
-  return g;
-}
-
-// lr is inside the momentum buffer or outside; where it is not, there is 1. If rowwise, all have the first of `means`,
-// which is that of this step already.
+// If rowwise, all have the first of `means`, which is that of this step already.
 template <int with, class Real, class Lr, class LrInside, class LrOutside>
 void update(Real* __restrict params, const Real* __restrict grads, Real* __restrict means, Real* __restrict grad_means,
             Real* __restrict buffers, Lr lr, LrInside lr_inside, LrOutside lr_outside, const Rounded<Real> h,
@@ -95,29 +60,8 @@ void update(Real* __restrict params, const Real* __restrict grads, Real* __restr
     if constexpr (with & variant::centered) m = grad_means[i];
     if constexpr (with & variant::momentum) b = buffers[i];
 
-    if constexpr (with & variant::decoupled) p = p - lr[i] * h.weight_decay * p;
-
-    if constexpr (with & variant::centered) {
-      s = h.rho * s + h.rho_one_minus_rho * ((g - m) * (g - m));
-      m = h.rho * m + h.one_minus_rho * g;
-    } else if constexpr (!(with & variant::rowwise)) {
-      s = h.rho * s + h.one_minus_rho * (g * g);
-    }
-
-    Real step_size;
-    if constexpr (with & variant::options) {
-      step_size = lr_inside[i] / (square_root(s + h.eps_inside) + h.eps_outside);
-    } else {
-      step_size = lr_inside[i] / (square_root(s) + h.eps);
-    }
-
-    if constexpr (with & variant::momentum) {
-      b = h.momentum * b + step_size * g;
-      p = p - lr_outside[i] * (with & variant::nesterov ? step_size * g + h.momentum * b : b);
-    } else {
-      p = p - step_size * g;
-    }
-
+    if constexpr (!(with & variant::rowwise)) update_means<with>(g, s, m, h);
+    update_parameter<with>(p, g, s, b, lr[i], lr_inside[i], lr_outside[i], h);
     params[i] = p;
     if constexpr (!(with & variant::rowwise)) means[i] = s;
     if constexpr (with & variant::centered) grad_means[i] = m;
@@ -151,7 +95,7 @@ template <class Real, int with>
     }
     if constexpr (sizeof(Real) == sizeof(float)) {
       const float* const before = p_tiles[1 - turn];
-      if (leaf.element == Element::float16) narrow<Float16>(before, leaf.p, begin - waiting, waiting);
+      if (leaf.element == Element::float16) narrow_float16(before, leaf.p, begin - waiting, waiting);
       if (leaf.element == Element::bfloat16) narrow<Bfloat16>(before, leaf.p, begin - waiting, waiting);
     }
     waiting = is_computed_in<Real>(leaf.element) ? 0 : size;
@@ -213,7 +157,7 @@ double sum_of_squares(const Leaf& leaf, [[maybe_unused]] const Rounded<Real>* ro
       for (std::size_t i = 0; i < whole_rows; ++i) tile[i] = i < size ? g[i] : Real{0};
       g = tile;
     }
-    add_rows(sums, g, whole_rows, static_cast<const char*>(leaf.g) + begin * bytes, bytes);
+    add_rows(sums, g, whole_rows, static_cast<const char*>(leaf.g) + (leaf.g_begin + begin) * bytes, bytes);
   }
   for (std::size_t half = lanes / 2; half > 0; half /= 2)
     for (std::size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
@@ -265,15 +209,36 @@ void scale(void* values, double factor, std::size_t size) {
   for (std::size_t i = 0; i < size; ++i) numbers[i] = numbers[i] * rounded;
 }
 
+template <int with>
+void update_compact(const Leaf& leaf, const Factors& factors, std::size_t begin, std::size_t end) {
+  const bool is_compact = leaf.hyper->state_dtype != StateDtype::compute_type || has_compact_parameters(leaf);
+  if constexpr (with == 0)
+    if ((is_compact || leaf.element == Element::bfloat16) &&
+        update_in_place(leaf, Rounded<float>(*leaf.hyper, factors), begin, end))
+      return;
+  if (is_compact)
+    update_in_tiles(leaf, factors, begin, end, update_leaf<float, with>);
+  else
+    update_leaf<float, with>(leaf, factors, begin, end);
+}
+
 template <class Real, int with = 0>
 constexpr void fill(Kernel* row) {
   if constexpr (variant::exists(with)) row[with] = update_leaf<Real, with>;
   if constexpr (with + 1 < variant::count) fill<Real, with + 1>(row);
 }
+template <int with = 0>
+constexpr void fill_compact(Kernel* row) {
+  if constexpr (variant::exists(with) && !(with & variant::rowwise)) row[with] = update_compact<with>;
+  if constexpr (with + 1 < variant::count) fill_compact<with + 1>(row);
+}
 
 constexpr KernelTable make_table() {
   KernelTable table{.name = RMSPROP_FAST_ISA_NAME,
                     .update = {},
+                    .update_compact = {},
+                    .pack = pack,
+                    .unpack = unpack,
                     .sum_of_squares = {sum_of_squares<float>, sum_of_squares<double>},
                     .largest = {largest<float>, largest<double>},
                     .scale = {scale<float>, scale<double>},
@@ -281,6 +246,7 @@ constexpr KernelTable make_table() {
                     .divide_and_root = divide_and_root};
   fill<float>(table.update[static_cast<int>(Element::float32)]);
   fill<double>(table.update[static_cast<int>(Element::float64)]);
+  fill_compact(table.update_compact);
   return table;
 }
 

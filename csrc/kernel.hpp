@@ -46,6 +46,11 @@ constexpr bool exists(int with) {
 }
 }  // namespace variant
 
+// Rounds numbers to nearest into compact means of a leaf, s, m or b, and the way back. Numbers that came that way get
+// their old codes.
+using Pack = void (*)(const Leaf& leaf, void* Leaf::* means, const float* numbers);
+using Unpack = void (*)(const Leaf& leaf, void* Leaf::* means, float* numbers);
+
 // Multiplies numbers of the compute type.
 using Scale = void (*)(void* values, double factor, std::size_t size);
 
@@ -53,6 +58,9 @@ using Scale = void (*)(void* values, double factor, std::size_t size);
 struct KernelTable {
   const char* name;
   Kernel update[compute_types][variant::count];
+  Kernel update_compact[variant::count];  // of float32, where Hyper::is_compact; not rowwise
+  Pack pack;
+  Unpack unpack;
   Reduction sum_of_squares[compute_types];
   Reduction largest[compute_types];  // of the absolute values; NaN if there is one
   Scale scale[compute_types];

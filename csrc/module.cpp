@@ -203,13 +203,15 @@ PYBIND11_MODULE(_core, m) {
   reinterpret_cast<PyTypeObject*>(state.ptr())->tp_new = nullptr;
   const auto def_kept = [&](const char* attribute, const char* name, const char* doc) {
     state.def_property(
-        attribute, [name](const State& self) { return self.kept(name); },
+        attribute, [name](State& self) { return self.kept(name); },
         [name](State& self, py::handle tree) { self.restore(name, tree); }, doc);
   };
   def_kept("s", "state.s", docs::State_s);
   def_kept("variance", "state.variance", docs::State_variance);
   def_kept("grad_avg", "state.grad_avg", docs::State_grad_avg);
   def_kept("momentum_buffer", "state.momentum_buffer", docs::State_momentum_buffer);
+  def_kept("low_order_bits", "state.low_order_bits", docs::State_low_order_bits);
+  state.def_property_readonly("nbytes", &State::nbytes, docs::State_nbytes);
   state.def_property("steps", &State::steps, &State::set_steps, docs::State_steps)
       .def_property("skipped", &State::skipped, &State::set_skipped, docs::State_skipped)
       .def_property_readonly("grad_norm", &State::grad_norm, docs::State_grad_norm)
@@ -256,6 +258,11 @@ PYBIND11_MODULE(_core, m) {
       docs::param_groups, arg("neutral"), arg("increment_version"));
   m.def("misfit", py::overload_cast<const std::string&, const py::object&, const py::object&>(&misfit), docs::misfit,
         arg("part"), arg("tensor"), arg("like"));
+
+  m.def("code_bytes", &code_bytes, docs::code_bytes, arg("params"));
+  m.def("pack_codes", &pack_codes, docs::pack_codes, arg("params"), arg("numbers"), arg("codes"), arg("is_signed"));
+  m.def("unpack_codes", &unpack_codes, docs::unpack_codes, arg("params"), arg("codes"), arg("numbers"),
+        arg("is_signed"));
 
   // Or an object's __class__ could become another one, and find no C++ part of its own.
   for (const py::handle type : {py::handle(state), py::handle(rows), py::handle(param_groups)})

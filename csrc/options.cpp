@@ -7,6 +7,26 @@ namespace rmsprop_fast {
 namespace {
 
 constexpr bool only_at_init = true;
+
+constexpr std::variant<std::monostate, int, const char*> lazy_values[] = {"rows", "dense", "catch_up"};
+constexpr Choice lazy = {"str", lazy_values, [](const Hyper& hyper) { return static_cast<std::size_t>(hyper.lazy); },
+                         [](Hyper& hyper, std::size_t place) { hyper.lazy = static_cast<Lazy>(place); }};
+
+constexpr std::variant<std::monostate, int, const char*> state_dtype_values[] = {std::monostate(), "bfloat16", "uint8"};
+constexpr Choice state_dtype = {
+    "str or None", state_dtype_values, [](const Hyper& hyper) { return static_cast<std::size_t>(hyper.state_dtype); },
+    [](Hyper& hyper, std::size_t place) { hyper.state_dtype = static_cast<StateDtype>(place); }};
+
+constexpr std::variant<std::monostate, int, const char*> rounding_values[] = {"nearest", "stochastic"};
+constexpr Choice rounding = {"str", rounding_values,
+                             [](const Hyper& hyper) { return static_cast<std::size_t>(hyper.rounding); },
+                             [](Hyper& hyper, std::size_t place) { hyper.rounding = static_cast<Rounding>(place); }};
+
+constexpr std::variant<std::monostate, int, const char*> low_bits_values[] = {0, 8, 16};
+constexpr Choice low_bits = {"int", low_bits_values,
+                             [](const Hyper& hyper) { return static_cast<std::size_t>(hyper.low_bits) / 8; },
+                             [](Hyper& hyper, std::size_t place) { hyper.low_bits = static_cast<int>(place) * 8; }};
+
 constexpr Option all_options[] = {
     {"lr", "lr", nullptr, &Hyper::lr, Range::at_least_0,
      "The learning rate, or a tree of learning rates: numbers, and arrays of each element's own.",
@@ -94,7 +114,7 @@ gradient of zeros: it costs as much as a dense step. With 'catch_up', s of a row
 next touched, where `missed` is the number of steps since it was: the same as 'dense' but for rounding, at the cost of the
 rows that are touched. It needs momentum and weight_decay of 0, and neither centered nor bias_correction. `s` is then that of
 the step in which each row was touched last; ``state.catch_up()`` brings it up to date, and so does assigning rho.)",
-     only_at_init, &Hyper::lazy},
+     only_at_init, &lazy},
     {"rowwise", "rowwise", &Hyper::rowwise, nullptr, Range::any,
      "Keep one s for each row, the mean of ``g**2`` over it? Rows are counted along the first axis.",
      R"(The update of a row is then::
@@ -109,6 +129,31 @@ squares is that of the gradient as it is used: after ``grad_scale``, clipping an
 As the row-wise optimizers of FBGEMM (D. Mudigere et al., "Software-Hardware Co-design for Fast and Scalable Training of Deep
 Learning Recommendation Models", ISCA 2022).)",
      only_at_init},
+    {"state_dtype", "state_dtype", nullptr, nullptr, Range::any,
+     "What s, or variance and grad_avg, and momentum_buffer are kept in: None for the compute type, 'bfloat16' or "
+     "'uint8'.",
+     R"(They are computed with in float32 all the same, and rounded when they are stored: see ``rounding``. With 'uint8' each
+number is a code of 8 bits, in units of its block of up to 128 elements, which cost one byte more. docs/compact.md has the
+format. Parameters must not be float64, ``rowwise`` must be False, ``lazy`` not 'catch_up'; and with 'uint8', rows of sparse
+gradients must have 32 elements or more.
+
+The attributes of such arrays, `s` and so on, are new, read-only float32 arrays. Assigning them rounds to the nearest, and
+gives back exactly what was read.)",
+     only_at_init, &state_dtype},
+    {"rounding", "rounding", nullptr, nullptr, Range::any,
+     "How numbers are rounded that are stored in fewer bits than float32 has: 'nearest' or 'stochastic'.",
+     R"(Concerns float16 and bfloat16 parameters, and arrays with a ``state_dtype``. A running mean that decays by less than half a
+step of its format stays where it is with 'nearest', for ever. With 'stochastic' a number is rounded up with a probability
+that makes the mean right. What stands for chance is computed from the number of steps and the place of the element: equal
+steps have equal bytes, on every machine.)",
+     false, &rounding},
+    {"low_bits", "low_bits", nullptr, nullptr, Range::any,
+     "How many bits below those of bfloat16 parameters are kept in the state: 0, 8 or 16.",
+     R"(The parameter and its ``low_order_bits`` are one number: with 16 a float32, with 8 one of 24 bits. So with 16, bfloat16
+parameters are the upper halves of what float32 parameters would be, at 4 bytes an element instead of the 6 that a master copy
+takes. Other parameters of the tree have none; there must be one in bfloat16. Needs ``rowwise=False``. Who writes into the
+parameters sets ``state.low_order_bits`` to zeros, or leaves an error of less than one step of bfloat16.)",
+     only_at_init, &low_bits},
 };
 
 // Is it a limit, which may also be None?
@@ -129,11 +174,23 @@ bool require_flag(py::handle value, const std::string& name) {
   return PyObject_IsTrue(value.ptr()) == 1;
 }
 
-Lazy require_choice(py::handle value, const std::string& name) {
-  for (int i = 0; i < static_cast<int>(std::size(lazy_names)); ++i)
-    if (PyUnicode_Check(value.ptr()) && value.equal(py::str(lazy_names[i]))) return static_cast<Lazy>(i);
+py::object value_at(const Choice& choice, std::size_t place) {
+  const auto& value = choice.values[place];
+  if (const auto* const text = std::get_if<const char*>(&value)) return py::str(*text);
+  if (const auto* const number = std::get_if<int>(&value)) return py::int_(*number);
+  return py::none();
+}
+
+std::size_t require_choice(const Choice& choice, py::handle value, const std::string& name) {
   std::string expected;
-  for (const char* const known : lazy_names) expected += (expected.empty() ? "'" : ", '") + std::string(known) + "'";
+  for (std::size_t place = 0; place < choice.values.size(); ++place) {
+    const py::object known = value_at(choice, place);
+    const bool is_text = PyUnicode_Check(known.ptr()) && PyUnicode_Check(value.ptr());
+    const bool is_integer =
+        PyLong_Check(known.ptr()) && !PyBool_Check(value.ptr()) && integer(value, -1) == known.cast<int>();
+    if (value.is(known) || is_integer || (is_text && value.equal(known))) return place;
+    expected.append(expected.empty() ? "" : ", ").append(quote(known));
+  }
   throw py::value_error(name + ": expected one of " + expected + ", got " + quote(value));
 }
 
@@ -178,10 +235,11 @@ std::string parameters() {
   std::string text;
   for (const Option& option : all_options)
     text.append(option.name)
-        .append(option.choice            ? " : str"
-                : option.flag            ? " : bool"
-                : is_limit(option.range) ? " : float or None"
-                                         : " : float")
+        .append(" : ")
+        .append(option.choice            ? option.choice->type
+                : option.flag            ? "bool"
+                : is_limit(option.range) ? "float or None"
+                                         : "float")
         .append(option.number == &Hyper::lr ? ", or a tree of numbers and arrays, default " : ", default ")
         .append(default_of(option) + "\n    " + option.summary + "\n");
   return text;
@@ -194,7 +252,7 @@ std::string docstring(const Option& option) {
 
 void read(const Option& option, py::handle value, Element element, const std::string& name, Hyper& hyper) {
   if (option.choice)
-    hyper.*option.choice = require_choice(value, name);
+    option.choice->set(hyper, require_choice(*option.choice, value, name));
   else if (option.flag)
     hyper.*option.flag = require_flag(value, name);
   else if (is_limit(option.range) && value.is_none())
@@ -204,7 +262,7 @@ void read(const Option& option, py::handle value, Element element, const std::st
 }
 
 py::object value_of(const Option& option, const Hyper& hyper) {
-  if (option.choice) return py::str(lazy_names[static_cast<int>(hyper.*option.choice)]);
+  if (option.choice) return value_at(*option.choice, option.choice->get(hyper));
   if (option.flag) return py::bool_(hyper.*option.flag);
   const double number = hyper.*option.number;
   if (is_limit(option.range) && number == no_limit) return py::none();
@@ -218,15 +276,18 @@ void require_legal(const Hyper& hyper, Naming naming) {
     throw py::value_error("bias_correction: expected initial_s=0 with bias_correction=True, got initial_s=" +
                           text(hyper.initial_s));
   if (hyper.rowwise && hyper.centered) throw py::value_error("centered: expected False with rowwise=True, got True");
-  if (hyper.lazy == Lazy::catch_up)
-    for (const Option& option : all_options) {
-      const bool changes_untouched = option.number == &Hyper::momentum || option.number == &Hyper::weight_decay ||
-                                     option.flag == &Hyper::centered || option.flag == &Hyper::bias_correction;
-      const py::object value = value_of(option, hyper);
-      if (changes_untouched && !value.equal(value_of(option, Hyper{})))
-        throw py::value_error(std::string(option.*naming) + ": expected " + default_of(option) +
-                              " with lazy='catch_up', got " + quote(value));
-    }
+  for (const Option& option : all_options) {
+    const bool changes_untouched = option.number == &Hyper::momentum || option.number == &Hyper::weight_decay ||
+                                   option.flag == &Hyper::centered || option.flag == &Hyper::bias_correction ||
+                                   option.choice == &state_dtype;
+    const bool is_compact = option.choice == &state_dtype || option.choice == &rounding || option.choice == &low_bits;
+    const char* const other = changes_untouched && hyper.lazy == Lazy::catch_up ? "lazy='catch_up'"
+                              : is_compact && hyper.rowwise                     ? "rowwise=True"
+                                                                                : nullptr;
+    if (other && !value_of(option, hyper).equal(value_of(option, Hyper{})))
+      throw py::value_error(std::string(option.*naming) + ": expected " + default_of(option) + " with " + other +
+                            ", got " + quote(value_of(option, hyper)));
+  }
   std::string clips, given;
   int count = 0;
   for (const Option& option : all_options) {

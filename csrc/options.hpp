@@ -5,6 +5,7 @@
 
 #include <span>
 #include <string>
+#include <variant>
 
 #include "elements.hpp"
 #include "hyper.hpp"
@@ -19,6 +20,14 @@ bool is_in(Range range, double number, Element element);
 // A number of the range, such that what is computed with it in that type stays finite; `name` is for messages.
 double require_number(py::handle value, Range range, Element element, const std::string& name);
 
+// One of some values, by their place among them.
+struct Choice {
+  const char* type;                                                        // for docstrings
+  std::span<const std::variant<std::monostate, int, const char*>> values;  // None, int, str
+  std::size_t (*get)(const Hyper& hyper);
+  void (*set)(Hyper& hyper, std::size_t place);
+};
+
 // A hyper-parameter: True or False, a number of that range, or a choice.
 struct Option {
   const char* name;
@@ -29,7 +38,7 @@ struct Option {
   const char* summary;       // what it is; init's docstring has this line alone
   const char* details = "";  // equations, sources
   bool only_at_init = false;
-  Lazy Hyper::* choice = nullptr;  // or one of lazy_names
+  const Choice* choice = nullptr;
 };
 std::span<const Option> options();
 

@@ -135,7 +135,7 @@ void ParamGroups::gather(Member& member, const Hyper& hyper, const py::dict& sta
   member.given[step_count] = find(kept.ptr(), keys().step);
   if (hyper.lazy == Lazy::catch_up) member.given[last_touched] = find(kept.ptr(), keys().last_touched);
   for (std::size_t i = 0; i < std::size(kept_arrays); ++i)
-    if (kept_arrays[i].is_used(hyper)) member.given[first_kept + i] = find(kept.ptr(), keys().kept[i]);
+    if (is_kept(i, hyper)) member.given[first_kept + i] = find(kept.ptr(), keys().kept[i]);
 }
 
 // Appends to leaves, or returns false if something does not fit, or was not seen by Python. Runs no Python code.
@@ -153,6 +153,7 @@ bool ParamGroups::append(Member& member) {
             .g = gradient->data,
             .lr_number = hyper.lr,
             .size = size_of(*like),
+            .blocks = hyper.state_dtype == StateDtype::uint8 ? block_layout(*like) : BlockLayout{},
             .element = like->element,
             .grad_element = gradient->element,
             .hyper = &hyper};
@@ -160,11 +161,10 @@ bool ParamGroups::append(Member& member) {
   std::array<void*, slots> now = {};
   now[params] = like->data;
   for (std::size_t row = 0; row < std::size(kept_arrays); ++row) {
-    if (!kept_arrays[row].is_used(hyper)) continue;
-    const auto kept = view_of(tensors[first_kept + row]);
-    const bool by_row = is_by_row(kept_arrays[row], hyper);
-    if (!kept || (by_row ? misfit_by_row(*like, *kept) : misfit(*like, first_kept + row, *kept))) return false;
-    leaf.*kept_arrays[row].member = now[first_kept + row] = kept->data;
+    if (!is_kept(row, hyper)) continue;
+    const auto kept = kept_memory(tensors[first_kept + row], kept_arrays[row], leaf, *like);
+    if (!kept) return false;
+    leaf.*kept_arrays[row].member = now[first_kept + row] = *kept;
   }
 
   const auto count = view_of(tensors[step_count]);

@@ -10,26 +10,19 @@
 namespace rmsprop_fast {
 namespace {
 
-char* advance(void* array, std::size_t elements, Element element) {
-  return array ? static_cast<char*>(array) + elements * size_of(element) : nullptr;
+// Elements of the leaf from `first` on, with the gradient from another one on.
+void update_part(Leaf leaf, const Factors& factors, Kernel update, std::size_t first, std::size_t first_of_gradient,
+                 std::size_t size) {
+  leaf.g_begin = first_of_gradient - first;
+  update(leaf, factors, first, first + size);
 }
 
-// The leaf from that element on, with the gradient from another one on.
-Leaf part_of(const Leaf& leaf, std::size_t first, std::size_t first_of_gradient) {
-  const Element computed_in = compute_type(leaf.element);
-  Leaf part = leaf;
-  part.p = advance(leaf.p, first, leaf.element);
-  part.g_begin = first_of_gradient;
-  part.s = advance(leaf.s, leaf.hyper->rowwise ? first / leaf.touched->width : first, computed_in);
-  part.m = advance(leaf.m, first, computed_in);
-  part.b = advance(leaf.b, first, computed_in);
-  part.lr = advance(const_cast<void*>(leaf.lr), first, computed_in);
-  return part;
-}
-
-void prefetch([[maybe_unused]] const void* memory, [[maybe_unused]] std::size_t bytes) {
+// Of an array of so many bytes for each element.
+void prefetch([[maybe_unused]] const void* array, [[maybe_unused]] std::size_t first, [[maybe_unused]] std::size_t size,
+              [[maybe_unused]] std::size_t bytes) {
 #ifndef _MSC_VER
-  for (std::size_t at = 0; memory && at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(memory) + at, 1);
+  const char* const begin = static_cast<const char*>(array) + first * bytes;
+  for (std::size_t at = 0; array && at < size * bytes; at += 64) __builtin_prefetch(begin + at, 1);
   asm volatile("");  // or GCC 12 takes this for a function that does nothing, and leaves out its calls
 #endif
 }
@@ -37,12 +30,15 @@ void prefetch([[maybe_unused]] const void* memory, [[maybe_unused]] std::size_t 
 // Rows lie anywhere in memory, and the processor does not guess where the next ones are.
 void prefetch_row(const Leaf& leaf, std::size_t row, std::size_t width) {
   constexpr std::size_t most = 1024;  // elements; the processor finds its way through longer rows
-  const std::size_t size = std::min(width, most), kept = size * size_of(compute_type(leaf.element));
-  const Leaf part = part_of(leaf, row * width, 0);
-  prefetch(part.p, size * size_of(leaf.element));
-  prefetch(part.s, leaf.hyper->rowwise ? 1 : kept);
-  prefetch(part.m, kept);
-  prefetch(part.b, kept);
+  const std::size_t first = row * width, size = std::min(width, most), kept = bytes_of_mean(leaf);
+  prefetch(leaf.p, first, size, size_of(leaf.element));
+  if (leaf.hyper->rowwise)
+    prefetch(leaf.s, row, 1, kept);
+  else
+    prefetch(leaf.s, first, size, kept);
+  prefetch(leaf.m, first, size, kept);
+  prefetch(leaf.b, first, size, kept);
+  prefetch(leaf.low, first, size, static_cast<std::size_t>(leaf.hyper->low_bits) / 8);
 }
 
 void decay(const Leaf& leaf, std::size_t row, Scale scale, std::int64_t now) {
@@ -51,7 +47,7 @@ void decay(const Leaf& leaf, std::size_t row, Scale scale, std::int64_t now) {
   last = now;
   const std::size_t size = leaf.hyper->rowwise ? 1 : leaf.touched->width;
   if (missed > 0)
-    scale(advance(leaf.s, row * size, compute_type(leaf.element)),
+    scale(static_cast<char*>(leaf.s) + row * size * size_of(compute_type(leaf.element)),
           std::pow(leaf.hyper->rho, static_cast<double>(missed)), size);
 }
 
@@ -68,7 +64,7 @@ void update_touched(const Leaf& leaf, const Factors& factors, Kernel update, Sca
     if (!touched.all && next + ahead <= last) prefetch_row(leaf, row_at(next + ahead - 1), width);
     if (touched.last)
       for (std::size_t k = i; k < next; ++k) decay(leaf, row_at(k), scale, touched.steps + 1);
-    update(part_of(leaf, row_at(i) * width, i * width), factors, 0, (next - i) * width);
+    update_part(leaf, factors, update, row_at(i) * width, i * width, (next - i) * width);
   }
 }
 
@@ -80,13 +76,13 @@ void update_all(const Leaf& leaf, const Factors& factors, Kernel update, std::si
   while (row < end) {
     const std::size_t next_row = next < last ? std::min(static_cast<std::size_t>(*next), end) : end;
     if (row < next_row) {
-      Leaf untouched = part_of(leaf, row * touched.width, 0);
+      Leaf untouched = leaf;
       untouched.g = nullptr;
-      update(untouched, factors, 0, (next_row - row) * touched.width);
+      update(untouched, factors, row * touched.width, next_row * touched.width);
     }
     if (next_row == end) return;
     const auto i = static_cast<std::size_t>(next++ - touched.rows);
-    update(part_of(leaf, next_row * touched.width, i * touched.width), factors, 0, touched.width);
+    update_part(leaf, factors, update, next_row * touched.width, i * touched.width, touched.width);
     row = next_row + 1;
   }
 }

@@ -9,6 +9,12 @@
 
 namespace rmsprop_fast {
 
+// What messages say of rows that have no blocks of their own, before the width of these.
+constexpr const char* wide_rows_expected =
+    "expected a dense gradient, or rows along the first axis of at least 32 elements, with state_dtype='uint8', got "
+    "rows "
+    "of ";
+
 // The rows that a sparse gradient has, in order, and of which values each is the sum, in the order in which they came.
 class RowSums {
  public:

@@ -52,17 +52,25 @@ void State::end_step(const Outcome& outcome) {
   grad_norm_ = outcome.grad_norm;
 }
 
-py::object State::kept(std::string_view name) const {
+// What is compact is decoded, and must not change meanwhile.
+std::vector<py::object> State::shown(const Buffers::Kept& kept) {
+  std::optional<InUse> in_use;
+  if (hyper_.state_dtype != StateDtype::compute_type) in_use.emplace(in_use_, "state");
+  return buffers_.shown(kept);
+}
+
+py::object State::kept(std::string_view name) {
   const auto *const found = buffers_.kept(name), *const v = buffers_.kept("state.variance");
-  if (found) return buffers_.tree().unflatten(found->arrays, true);
+  if (found) return buffers_.tree().unflatten(shown(*found), true);
   if (name != "state.s") return py::none();
   // v + m**2, for nobody to write into
   const py::object multiply = quiet_numpy("multiply"), add = quiet_numpy("add");
+  const std::vector<py::object> variances = shown(*v), means = shown(*buffers_.kept("state.grad_avg"));
   std::vector<py::object> leaves;
-  for (std::size_t i = 0; i < v->arrays.size(); ++i) {
-    const py::object &m = buffers_.kept("state.grad_avg")->arrays[i], s = Buffers::zeros(buffers_.layouts()[i]);
-    multiply(m, m, s);
-    add(v->arrays[i], s, s);
+  for (std::size_t i = 0; i < means.size(); ++i) {
+    const py::object s = Buffers::zeros(buffers_.layouts()[i]);
+    multiply(means[i], means[i], s);
+    add(variances[i], s, s);
     s.attr("setflags")(py::arg("write") = false);
     leaves.push_back(s);
   }
@@ -134,9 +142,9 @@ void State::use_lr(std::optional<std::vector<py::object>> leaves) {
   lr_leaves_.swap(leaves);
 }
 
-py::object State::map(const py::function& function) const {
+py::object State::map(const py::function& function) {
   const auto lr_leaves = lr_leaves_;  // the function may assign another
-  const auto& means = buffers_.kept(hyper_.centered ? "state.variance" : "state.s")->arrays;
+  const auto means = shown(*buffers_.kept(hyper_.centered ? "state.variance" : "state.s"));
   std::vector<py::object> results;
   for (std::size_t i = 0; i < means.size(); ++i)
     results.push_back(function(means[i], lr_leaves ? (*lr_leaves)[i] : py::float_(hyper_.lr)));

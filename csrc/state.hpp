@@ -35,7 +35,7 @@ class State {
   void end_step(const Outcome& outcome);
 
   // The attributes in Python.
-  py::object kept(std::string_view name) const;            // None: there is nothing of that name
+  py::object kept(std::string_view name);                  // None: there is nothing of that name
   void restore(const std::string& name, py::handle tree);  // which may be assigned to what it is
   void catch_up();          // Lazy::catch_up: lets s of all rows decay by the steps they have missed
   py::object last() const;  // and in which step each row was touched last; None otherwise
@@ -47,6 +47,7 @@ class State {
   void set_skipped(py::handle value);
   std::optional<double> grad_norm() const { return grad_norm_; }
   void set_grad_norm(std::optional<double> norm) { grad_norm_ = norm; }
+  std::size_t nbytes() const { return buffers_.nbytes(); }
   std::string repr() const;
 
   // As Tree does.
@@ -57,7 +58,7 @@ class State {
   }
 
   // The tree of function(s, lr) of each leaf, where s is the array in memory.
-  py::object map(const py::function& function) const;
+  py::object map(const py::function& function);
 
  private:
   Hyper hyper_;
@@ -69,6 +70,7 @@ class State {
   std::optional<double> grad_norm_;
   std::atomic<bool> in_use_ = false;
 
+  std::vector<py::object> shown(const Buffers::Kept& kept);
   std::vector<py::object> read_lr(py::handle tree, const char* name) const;
   void use_lr(std::optional<std::vector<py::object>> leaves);
   void set_count(std::int64_t& count, py::handle value, const char* name);

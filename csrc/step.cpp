@@ -29,6 +29,13 @@ bool conclude(const Work& work) {
   return !work.hyper.skip_nonfinite || work.gradient.is_finite();
 }
 
+// Where the next block begins, if blocks must not be cut.
+std::size_t block_begin(const Leaf& leaf, std::size_t element) {
+  if (leaf.hyper->state_dtype != StateDtype::uint8 || leaf.touched) return element;  // which is the first of its row
+  const std::size_t width = leaf.blocks.width, column = element % width;
+  return element - column + std::min((column + code_block - 1) / code_block * code_block, width);
+}
+
 void update_parts(const Work& work, Walk& walk, std::size_t begin, std::size_t end) {
   walk.parts(begin, end, [&](std::size_t index, const Leaf& leaf, std::size_t from, std::size_t to) {
     int with = leaf.hyper->variant;
@@ -41,10 +48,13 @@ void update_parts(const Work& work, Walk& walk, std::size_t begin, std::size_t e
         leaf.hyper->needs_gradient ? work.gradient.multiplier(index) : leaf.hyper->unclipped_multiplier,
         rho_in_step(*leaf.hyper, leaf.steps + 1)};
     const auto type = static_cast<int>(compute_type(leaf.element));
+    const bool is_compact = type == static_cast<int>(Element::float32) &&
+                            (leaf.hyper->is_compact || (leaf.element == Element::bfloat16 && with == 0));
+    const Kernel update = is_compact ? work.kernels.update_compact[with] : work.kernels.update[type][with];
     if (leaf.touched)
-      update_rows(leaf, factors, work.kernels.update[type][with], work.kernels.scale[type], from, to);
+      update_rows(leaf, factors, update, work.kernels.scale[type], from, to);
     else
-      work.kernels.update[type][with](leaf, factors, from, to);
+      update(leaf, factors, block_begin(leaf, from), block_begin(leaf, to));
   });
 }
 

@@ -67,6 +67,8 @@ bool touch_rows(const RowTensors& tensors, TensorRows& rows, Leaf& leaf) {
   if (hyper.lazy == Lazy::catch_up && !find_missed(tensors, length, hyper.rho, rows)) return false;
   if (!indices) return true;
   if (!has_rows(tensors, axes, indices->shape[1], width)) return false;
+  if (hyper.state_dtype == StateDtype::uint8 && width != leaf.blocks.width)
+    throw py::value_error(tensors.name() + ".grad: " + wide_rows_expected + std::to_string(width));
   read_indices(tensors, *indices, width, rows);
   if (hyper.lazy != Lazy::dense) leaf.size = gradient_size(leaf);
   return true;

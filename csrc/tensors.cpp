@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "dispatch.hpp"
 #include "dlpack.hpp"
 
 namespace rmsprop_fast {
@@ -54,6 +55,36 @@ std::optional<dlpack::Tensor> look_at(const py::object& tensor) {
   return at;
 }
 
+// A leaf with parameters like these and StateDtype::uint8.
+Leaf coded_leaf(const py::object& params) {
+  static const Hyper hyper = [] {
+    Hyper made;
+    made.state_dtype = StateDtype::uint8;
+    return made;
+  }();
+  const auto view = view_of(params);
+  if (!view || misfit(*view) || view->element == Element::float64)
+    throw py::value_error("codes: expected a dense tensor of parameters that are computed in float32");
+  return {.size = size_of(*view), .blocks = block_layout(*view), .element = view->element, .hyper = &hyper};
+}
+
+// And the memory of its codes, signed or not, and of the numbers that they stand for.
+struct Coded {
+  Coded(const py::object& params, const py::object& numbers_, const py::object& codes, bool is_signed)
+      : leaf(coded_leaf(params)), member(is_signed ? &Leaf::m : &Leaf::s) {
+    const auto like = view_of(params), view = view_of(numbers_);
+    const auto memory = packed_memory(codes, kept_arrays[0], leaf, *like);
+    if (!view || !memory || misfit(*like, first_kept, *view))
+      throw py::value_error("codes: expected tensors of float32 and of codes that fit the parameters");
+    leaf.*member = *memory;
+    numbers = static_cast<float*>(view->data);
+  }
+
+  Leaf leaf;
+  void* Leaf::* member;
+  float* numbers;
+};
+
 }  // namespace
 
 bool is_tensor(const py::object& object) { return object && PyObject_TypeCheck(object.ptr(), torch().tensor_type); }
@@ -78,6 +109,39 @@ std::optional<Integers> integers_of(const py::object& tensor) {
   return Integers{reinterpret_cast<std::int64_t*>(static_cast<char*>(at->data) + at->byte_offset),
                   {at->shape, axes},
                   {at->strides, axes}};
+}
+
+std::size_t code_bytes(const py::object& params) { return bytes_of(kept_arrays[0], coded_leaf(params)); }
+
+void pack_codes(const py::object& params, const py::object& numbers, const py::object& codes, bool is_signed) {
+  const Coded coded(params, numbers, codes, is_signed);
+  dispatch::kernels().pack(coded.leaf, coded.member, coded.numbers);
+}
+
+void unpack_codes(const py::object& params, const py::object& codes, const py::object& numbers, bool is_signed) {
+  const Coded coded(params, numbers, codes, is_signed);
+  dispatch::kernels().unpack(coded.leaf, coded.member, coded.numbers);
+}
+
+std::optional<void*> packed_memory(const py::object& tensor, const KeptArray& kept, const Leaf& leaf,
+                                   const View& params) {
+  const bool is_low = kept.member == &Leaf::low;
+  if (is_low && leaf.element != Element::bfloat16) return nullptr;
+  const bool is_half = !is_low && leaf.hyper->state_dtype == StateDtype::bfloat16;
+  const int bits = is_low ? leaf.hyper->low_bits : is_half ? 16 : 8;
+  const auto code = is_half ? dlpack::code_bfloat : bits == 16 ? dlpack::code_int : dlpack::code_uint;
+  const auto at = look_at(tensor);
+  if (!at || at->dtype.code != code || at->dtype.bits != bits || at->dtype.lanes != 1) return std::nullopt;
+  const auto axes = static_cast<std::size_t>(at->ndim);
+  const Numbers shape{at->shape, axes}, strides{at->strides, axes};
+  void* const data = at->data ? static_cast<char*>(at->data) + at->byte_offset : nullptr;
+  if (!is_low && !is_half) {
+    const bool fits = axes == 1 && shape[0] == static_cast<std::int64_t>(bytes_of(kept, leaf)) && strides[0] == 1;
+    return fits ? std::optional(data) : std::nullopt;
+  }
+  const View view{.data = data, .element = Element::bfloat16, .shape = shape, .strides = strides, .stride_unit = 2};
+  const bool fits = has_shape(view, params.shape) && has_order(view, params) && (bits == 8 || is_aligned(view));
+  return fits ? std::optional(data) : std::nullopt;
 }
 
 std::optional<std::size_t> span_of(const View& view) {

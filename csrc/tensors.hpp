@@ -23,6 +23,20 @@ struct Integers {
 };
 std::optional<Integers> integers_of(const py::object& tensor);
 
+// The memory of a tensor for an array that is packed. Nothing: it does not fit.
+std::optional<void*> packed_memory(const py::object& tensor, const KeptArray& kept, const Leaf& leaf,
+                                   const View& params);
+
+// As above, for any array that is kept.
+inline std::optional<void*> kept_memory(const py::object& tensor, const KeptArray& kept, const Leaf& leaf,
+                                        const View& params) {
+  if (is_packed(kept, *leaf.hyper)) return packed_memory(tensor, kept, leaf, params);
+  const auto view = view_of(tensor);
+  if (!view) return std::nullopt;
+  const auto why = is_by_row(kept, *leaf.hyper) ? misfit_by_row(params, *view) : misfit(params, first_kept, *view);
+  return why ? std::nullopt : std::optional(view->data);
+}
+
 // How many elements lie from the first to the last one, with the gaps; nothing: some may lie in the same place.
 std::optional<std::size_t> span_of(const View& view);
 
@@ -40,6 +54,9 @@ inline std::optional<Why> misfit_of_count(const View& count) {
 }
 
 // For Python, see docs.hpp.
+std::size_t code_bytes(const py::object& params);
+void pack_codes(const py::object& params, const py::object& numbers, const py::object& codes, bool is_signed);
+void unpack_codes(const py::object& params, const py::object& codes, const py::object& numbers, bool is_signed);
 std::optional<std::string> misfit(const std::string& part, const py::object& tensor, const py::object& like);
 
 }  // namespace rmsprop_fast

@@ -29,11 +29,19 @@ inline void narrow(const float* __restrict tile, void* halves, std::size_t begin
   for (std::size_t i = 0; i < size; ++i) store(to[i], tile[i]);
 }
 
+// These take so many instructions that a copy in each kernel would add a third to the size of the module.
+[[gnu::noinline]] void widen_float16(const void* halves, std::size_t begin, std::size_t size, float* tile) {
+  widen<Float16>(halves, begin, size, tile);
+}
+[[gnu::noinline]] void narrow_float16(const float* tile, void* halves, std::size_t begin, std::size_t size) {
+  narrow<Float16>(tile, halves, begin, size);
+}
+
 // The numbers of an array from `begin` on in the compute type: those in memory, or halves widened into a tile.
 template <class Real>
 inline Real* numbers(void* array, Element element, std::size_t begin, std::size_t size, Real* tile) {
   if constexpr (sizeof(Real) == sizeof(float)) {
-    if (element == Element::float16) widen<Float16>(array, begin, size, tile);
+    if (element == Element::float16) widen_float16(array, begin, size, tile);
     if (element == Element::bfloat16) widen<Bfloat16>(array, begin, size, tile);
   }
   return is_computed_in<Real>(element) ? static_cast<Real*>(array) + begin : tile;

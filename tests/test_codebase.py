@@ -20,12 +20,12 @@ def text(name: str) -> str:
 
 
 def test_the_update_is_written_once() -> None:
-    """One loop over parameters, each stored once; the division by the root once with options and once without."""
+    """In one file: the means, and the division by the root, once with options and once without."""
     sources = {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.[ch]pp")}
-    assert [name for name, source in sources.items() if re.search(r"\bsqrtf?\(x\)", source)] == ["kernel.cpp"]
-    once = " params[i] = p;", "{\n    Real p = params[i];", "s = h.rho * s + h.one_minus_rho"
-    for written, times in (*((line, 1) for line in once), (" / (square_root(", 2)):
-        assert sources["kernel.cpp"].count(written) == times
+    assert [name for name, source in sources.items() if re.search(r"\bsqrtf?\(x\)", source)] == ["update.hpp"]
+    for written, times in (("s = h.rho * s + h.one_minus_rho", 1), (" / (square_root(", 2), (" p = p - step_size", 1)):
+        counts = {name: source.count(written) for name, source in sources.items() if written in source}
+        assert counts == {"update.hpp": times}
     assert not any(re.search(r"_mm\d*_|immintrin|arm_neon", source) for source in sources.values())
 
 
@@ -41,9 +41,12 @@ def test_calls_go_one_way() -> None:
         "elements.hpp": set(),
         "leaf.hpp": {"elements.hpp", "hyper.hpp"},
         "kernel.hpp": {"leaf.hpp"},
-        "half.hpp": set(),
+        "half.hpp": {"hyper.hpp"},
         "limits.hpp": {"kernel.hpp"},
         "tile.hpp": {"half.hpp", "kernel.hpp"},
+        "update.hpp": {"kernel.hpp"},
+        "compact.hpp": {"half.hpp", "kernel.hpp"},
+        "compact_update.hpp": {"compact.hpp", "tile.hpp", "update.hpp"},
         "fit.hpp": {"leaf.hpp"},
         "dispatch.hpp": {"kernel.hpp"},
         "gradient.hpp": {"kernel.hpp"},
@@ -55,7 +58,7 @@ def test_calls_go_one_way() -> None:
         "workers.hpp": set(),
         "step.hpp": {"gradient.hpp", "kernel.hpp", "threads.hpp"},
         "hyper.cpp": {"hyper.hpp", "kernel.hpp"},
-        "kernel.cpp": {"kernel.hpp", "limits.hpp", "tile.hpp"},
+        "kernel.cpp": {"compact_update.hpp", "kernel.hpp", "limits.hpp", "tile.hpp", "update.hpp"},
         "fit.cpp": {"fit.hpp"},
         "dispatch.cpp": {"dispatch.hpp"},
         "gradient.cpp": {"gradient.hpp"},
@@ -76,6 +79,7 @@ def test_calls_go_one_way() -> None:
         "arrays.hpp": {"fit.hpp", "options.hpp", "tree.hpp"},
         "sparse.hpp": {"arrays.hpp", "rows.hpp"},
         "buffers.hpp": {"arrays.hpp", "rows.hpp"},
+        "packed.hpp": {"arrays.hpp"},
         "state.hpp": {"buffers.hpp", "gradient.hpp", "hyper.hpp", "in_use.hpp", "options.hpp", "step.hpp"},
         "tensors.hpp": {"fit.hpp", "values.hpp"},
         "tensor_rows.hpp": {"rows.hpp", "tensors.hpp"},
@@ -96,9 +100,10 @@ def test_calls_go_one_way() -> None:
         "options.cpp": {"options.hpp"},
         "arrays.cpp": {"arrays.hpp"},
         "sparse.cpp": {"sparse.hpp"},
-        "buffers.cpp": {"buffers.hpp", "sparse.hpp"},
+        "packed.cpp": {"dispatch.hpp", "packed.hpp"},
+        "buffers.cpp": {"buffers.hpp", "packed.hpp", "sparse.hpp"},
         "state.cpp": {"dispatch.hpp", "state.hpp"},
-        "tensors.cpp": {"dlpack.hpp", "tensors.hpp"},
+        "tensors.cpp": {"dispatch.hpp", "dlpack.hpp", "tensors.hpp"},
         "tensor_rows.cpp": {"tensor_rows.hpp"},
         "group_options.cpp": {"group_options.hpp"},
         "param_groups.cpp": {"param_groups.hpp"},
@@ -137,7 +142,7 @@ def test_a_hyper_parameter_is_one_row() -> None:
     sources = {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.[ch]pp")}
     struct = sources["hyper.hpp"].split("struct Hyper {")[1].split("\n\n")[0]
     names = list(inspect.signature(rf.init).parameters)[1:]
-    assert names == re.findall(r"(?:double|bool|Lazy) (\w+) = ", struct)
+    assert names == re.findall(r"(?:double|bool|int|Lazy|StateDtype|Rounding) (\w+) = ", struct)
     for name in names:
         quoted = [file for file, source in sources.items() for _ in re.findall(rf'"{name}[" =]', source)]
         assert set(quoted) == {"options.cpp"}
@@ -183,7 +188,7 @@ def run_examples(page: str, tmp_path: Path, *, with_torch: bool = False) -> None
     subprocess.run([sys.executable, "-c", "\n".join(wanted)], check=True, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/fit.md", "docs/sparse.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/fit.md", "docs/sparse.md", "docs/compact.md"])
 def test_the_examples_run(page: str, tmp_path: Path) -> None:
     run_examples(page, tmp_path)
 

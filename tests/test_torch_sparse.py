@@ -248,9 +248,7 @@ def test_a_kernel_with_tensors_that_do_not_fit_reads_none_of_them(wrong: str) ->
     indices, values = torch.tensor([[1, 2]]), torch.ones(2, 4)
     state = (
         torch.zeros(6, 1) if wrong == "axes" else torch.zeros(6, 4),
-        None,
-        None,
-        None,
+        *(None,) * 4,
         torch.tensor(0.0),
         None,
         None,

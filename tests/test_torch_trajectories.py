@@ -60,6 +60,7 @@ EACH: dict[str, tuple[Options, Options, Options]] = {
     ),
     "decay": ({"weight_decay": 0.3, "decoupled_weight_decay": True}, {"weight_decay": 0.3}, {"maximize": True}),
     "clip_value": ({"clip_value": 0.5}, {"clip_value": 1, "weight_decay": 0.3}, {"maximize": True, "momentum": 0.9}),
+    "half parameters": ({"rounding": "stochastic"}, {"low_bits": 8, "momentum": 0.9}, {"low_bits": 16, "alpha": 0.5}),
     "lr as tensor": ({"lr": torch.tensor(0.3)}, {"lr": torch.tensor(0.1, dtype=torch.float64)}, {"foreach": True}),
     "all": (
         {"lr": 0.02, "weight_decay": 0.1, "maximize": True},
@@ -107,11 +108,11 @@ def test_all_groups_go_where_the_reference_goes(case: str) -> None:
 
 
 def test_every_option_is_compared() -> None:
-    """All but those that change nothing or must be False, and those of test_torch_sparse.py."""
+    """All but those that change nothing or must be False, and those that have tests of their own."""
     options = torch.optim.RMSprop([parameter(1)]).defaults.keys() | OWN_OPTIONS.keys()
     compared = {name for groups in EACH.values() for group in groups for name in group}
     assert compared | {name for shared in ALL for name in shared} == options - {
-        *("capturable", "differentiable", "lazy", "rowwise")
+        *("capturable", "differentiable", "lazy", "rowwise", "state_dtype")
     }
 
 

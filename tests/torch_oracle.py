@@ -23,6 +23,9 @@ OWN_OPTIONS: Options = {
     "skip_nonfinite": False,
     "lazy": "rows",
     "rowwise": False,
+    "state_dtype": None,
+    "rounding": "nearest",
+    "low_bits": 0,
 }
 # What rmsprop_fast.init calls the options of a group; those of the whole gradient are the oracle's own affair.
 NAMES = {name: name for name in ("lr", "eps", "weight_decay", "momentum", "centered", "maximize", *OWN_OPTIONS)}
@@ -55,31 +58,33 @@ class Oracle:
         if factor is None:
             return
         for param, grad in grads.items():
-            options = self.options(groups[param])
+            options = self.options(param, groups[param])
             if param not in self.states:
                 self.states[param] = rf.init(self.params[param], **options)
             state = self.states[param]
-            for name in options.keys() - {"centered", "initial_s", "lazy", "rowwise"}:
+            for name in options.keys() - {"centered", "initial_s", "lazy", "rowwise", "state_dtype", "low_bits"}:
                 setattr(state, name, options[name])
             real = (state.variance if state.centered else state.s).dtype.type
             with np.errstate(all="ignore"):
                 scaled = np.asarray(real(factor) * grad.astype(real))
             rf.reference.step(self.params[param], scaled, state)
 
-    def options(self, group: Options) -> Options:
-        """Return the options of a group for `rmsprop_fast.init`."""
+    def options(self, param: Tensor, group: Options) -> Options:
+        """Return the options of a parameter in a group for `rmsprop_fast.init`."""
         whole = OWN_OPTIONS | group
+        if self.params[param].dtype != "bfloat16":
+            whole["low_bits"] = 0
         return {ours: whole[theirs] for theirs, ours in NAMES.items()} | {"lr": float(group["lr"])}
 
     def begin(self, param: Tensor, kept: dict[str, Array], steps: int) -> None:
         """Go on for this parameter from what was kept after so many steps."""
         group = next(group for group in self.optimizer.param_groups if any(param is p for p in group["params"]))
-        state = self.states[param] = rf.init(numbers(param).copy(order="K"), **self.options(group))
+        self.params[param] = numbers(param).copy(order="K")
+        state = self.states[param] = rf.init(self.params[param], **self.options(param, group))
         state.steps = steps
-        (state.variance if state.centered else state.s)[...] = kept["variance" if state.centered else "square_avg"]
-        for name in ("grad_avg", "momentum_buffer"):
+        for name in ("variance" if state.centered else "s", "grad_avg", "momentum_buffer"):
             if getattr(state, name) is not None:
-                getattr(state, name)[...] = kept[name]
+                setattr(state, name, kept["square_avg" if name == "s" else name])
 
     def start_from(self, saved: Any) -> None:
         """Go on from a state dict."""
@@ -117,15 +122,23 @@ class Oracle:
         for param, expected in self.params.items():
             assert same_bits(numbers(param), expected)
         for param, state in self.states.items():
-            kept = self.optimizer.state[param]
+            kept = self.optimizer.state[param] if state.state_dtype is None else self.saved(param)
             mean = "variance" if state.centered else "square_avg"
             assert same_bits(numbers(kept[mean]), getattr(state, "variance" if state.centered else "s"))
+            if state.low_bits:
+                assert (numbers(kept["low_order_bits"]).view(state.low_order_bits.dtype) == state.low_order_bits).all()
             for name in ("grad_avg", "momentum_buffer"):
                 if getattr(state, name) is not None:
                     assert same_bits(numbers(kept[name]), getattr(state, name))
             assert kept["step"] == state.steps
         assert self.optimizer.skipped == self.skipped
         assert repr(self.optimizer.grad_norm) == repr(self.grad_norm)
+
+    def saved(self, param: Tensor) -> Any:
+        """Return what a state dict has for a parameter: float32 numbers, where they are compact in the optimizer."""
+        params = [one for group in self.optimizer.param_groups for one in group["params"]]
+        index = next(index for index, one in enumerate(params) if one is param)
+        return self.optimizer.state_dict()["state"][index]
 
     def check_step(self) -> None:
         self.step()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmsprop_fast import stored
 from rmsprop_fast._core import Rows, State
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def step(params: Any, grads: Any, state: State) -> None:
     state : State
         Its arrays are updated in place, its `steps` (or else `skipped`) grows by one.
     """
-    means = state.variance if state.centered else state.s
-    trees = _leaves(means, params, grads, state.grad_avg, state.momentum_buffer, state.lr, state._last)
+    names = ["variance" if state.centered else "s", "grad_avg", "momentum_buffer"]
+    means = [getattr(state, name) for name in names]
+    trees = _leaves(means[0], params, grads, *means[1:], state.low_order_bits, state.lr, state._last)
     with np.errstate(all="ignore"):
         leaves = [(s, p, *_gradient(g, p, s.dtype), *others) for s, p, g, *others in trees if g is not None and p.size]
         multipliers, clipping_norms = _multipliers([g for _, _, g, *_ in leaves], state)
@@ -55,7 +57,7 @@ def step(params: Any, grads: Any, state: State) -> None:
         ):
             state.skipped += 1
             return
-        for multiplier, (s, p, g, touched, m, b, lr, last) in zip(multipliers, leaves, strict=True):
+        for multiplier, (s, p, g, touched, m, b, low, lr, last) in zip(multipliers, leaves, strict=True):
             if last is not None:
                 _catch_up(state, s, last, touched)
             if touched is not None and state.lazy == "dense":
@@ -63,14 +65,23 @@ def step(params: Any, grads: Any, state: State) -> None:
                 zeros[touched] = g
                 g, touched = zeros, None
             at: Any = ... if touched is None else touched
-            arrays = (s, p, m, b)
+            for mean in (s, m, b):
+                if mean is not None and state.state_dtype is not None:
+                    mean.setflags(write=True)  # a copy, to be assigned below
+            arrays = (s, m, b, p, low)
             now: list[Any] = [None if array is None else array[at] for array in arrays]
             order = sorted(range(p.ndim), key=lambda axis: -p.strides[axis])
             lr = lr[at] if isinstance(lr, np.ndarray) else lr
-            _update(state, multiplier, now[0], now[1], g, now[2], now[3], lr, order)
+            numbers = now[3].astype(s.dtype) if low is None else stored.join(now[3], now[4])
+            numbers = _update(state, multiplier, now[0], numbers, g, now[1], now[2], lr, order)
+            _store(state, now, numbers, stored.places_in_memory(p)[at], stored.row_width(p))
             for array, changed in zip(arrays, now, strict=True):
                 if array is not None:
                     array[at] = changed
+    if state.state_dtype is not None:
+        for name, tree in zip(names, means, strict=True):
+            if tree is not None:
+                setattr(state, name, tree)
     state.steps += 1
 
 
@@ -104,6 +115,29 @@ def _gradient(g: Any, params: NDArray[Any], real: Any) -> tuple[NDArray[Any], An
     return sums, touched
 
 
+def _store(state: State, arrays: list[Any], numbers: NDArray[Any], places: NDArray[np.int64], width: int) -> None:
+    """Round new parameters, and new means in place, to what is stored; see `rmsprop_fast.stored`.
+
+    The arrays are s, grad_avg, momentum_buffer, the parameters and their low bits.
+    """
+    *means, params, low = arrays
+
+    def words(array: str) -> NDArray[np.uint32] | None:
+        return stored.words(state.steps, array, places) if state.rounding == "stochastic" else None
+
+    if state.state_dtype is not None:
+        for name, mean in zip(stored.ARRAYS[1:], means, strict=True):
+            if mean is not None:
+                is_signed = name != "s"
+                mean[...] = stored.round_means(mean, state.state_dtype, is_signed, words(name), places, width)
+    low_bits = 0 if low is None else state.low_bits
+    numbers = stored.round_parameters(numbers, params.dtype, low_bits, words("params"))
+    if low is None:
+        params[...] = numbers
+    else:
+        stored.split(numbers, params, low)
+
+
 def _catch_up(state: State, s: NDArray[Any], last: NDArray[np.int64], touched: Any) -> None:
     """Let s of the rows that are touched, or of all, decay by the steps that they have missed, and count this one."""
     rows = slice(-1) if touched is None else touched
@@ -120,13 +154,14 @@ def _update(
     state: State,
     multiplier: float,
     s: NDArray[Any],  # the variance if centered
-    params: NDArray[Any],
+    p: NDArray[Any],
     g: NDArray[Any],
     m: NDArray[Any] | None,
     b: NDArray[Any] | None,
     lr: Any,
     order: list[int],  # of the axes in memory, the outermost first
-) -> None:
+) -> NDArray[Any]:
+    """Update the means in place; return the parameters in the compute type."""
     real = s.dtype.type
     lr = lr if isinstance(lr, np.ndarray) else real(lr)
     rho_t = state.rho
@@ -136,7 +171,6 @@ def _update(
     rho, one_minus_rho, rho_one_minus_rho = real(rho_t), real(1 - rho_t), real(rho_t * (1 - rho_t))
     momentum, weight_decay = real(state.momentum), real(state.weight_decay)
 
-    p = params.astype(real)
     g = real(multiplier) * g.astype(real)
     if state.clip_value is not None:
         g = np.clip(g, -real(state.clip_value), real(state.clip_value))
@@ -152,12 +186,11 @@ def _update(
         s[...] = rho * s + one_minus_rho * (_mean_squares(g, order) if state.rowwise else g * g)
 
     if b is None:
-        params[...] = p - lr / _divisor(s, state) * g
-        return
+        return np.asarray(p - lr / _divisor(s, state) * g)
     lr_inside, lr_outside = (lr, real(1)) if state.lr_in_momentum else (real(1), lr)
     move = lr_inside / _divisor(s, state) * g
     b[...] = momentum * b + move
-    params[...] = p - lr_outside * (move + momentum * b if state.nesterov else b)
+    return np.asarray(p - lr_outside * (move + momentum * b if state.nesterov else b))
 
 
 def _mean_squares(g: NDArray[Any], order: list[int]) -> NDArray[Any]:

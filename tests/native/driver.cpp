@@ -4,13 +4,17 @@
 // Input: the number of elements of a leaf, the width of a row, and how many rows a sparse gradient has, as uint64;
 // these rows, as int64; the numbers that main() names, as double; then p, g, s, m, b and lr of a leaf in float32, in
 // float64, in float16 and in bfloat16, of which s, m, b and lr are in float32. Each leaf is stepped twice, with g, and
-// with the values that g begins with as those of the rows. Output: for each kernel and thread count a line with both on
-// stderr, and p, s, m and b of each leaf on stdout, those with g first.
+// with the values that g begins with as those of the rows. Where the state is compact, s, m and b are rounded first,
+// but not those of float64. Output: for each kernel and thread count a line with both on stderr, and p, s, m and b of
+// each leaf on stdout, those with g first.
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <list>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -45,25 +49,40 @@ struct Arrays {
   Element element;
   std::vector<Stored> p, g;
   std::vector<Real> s, m, b, lr;
+  std::list<std::vector<std::byte>> packed;
+  Leaf made;
 
-  Leaf leaf(const Hyper& hyper, bool lr_per_element, double lr_number, const Touched* touched) {
-    Leaf made{.p = p.data(),
-              .g = g.data(),
-              .s = s.data(),
-              .m = hyper.centered ? m.data() : nullptr,
-              .b = hyper.momentum > 0 ? b.data() : nullptr,
-              .lr = lr_per_element ? lr.data() : nullptr,
-              .lr_number = lr_number,
-              .size = p.size(),
-              .element = element,
-              .grad_element = element,
-              .hyper = &hyper,
-              .touched = touched};
-    made.size = gradient_size(made);
-    return made;
+  Leaf leaf(const Hyper& hyper, bool lr_per_element, double lr_number, const Touched* touched, std::size_t width) {
+    made = {.p = p.data(),
+            .g = g.data(),
+            .s = s.data(),
+            .m = hyper.centered ? m.data() : nullptr,
+            .b = hyper.momentum > 0 ? b.data() : nullptr,
+            .lr = lr_per_element ? lr.data() : nullptr,
+            .lr_number = lr_number,
+            .size = p.size(),
+            .blocks = {width, p.size()},
+            .element = element,
+            .grad_element = element,
+            .hyper = &hyper,
+            .touched = touched};
+    for (const KeptArray& kept : kept_arrays) {
+      if (!kept.is_used(hyper) || !is_packed(kept, hyper)) continue;
+      void* const numbers = made.*kept.member;
+      std::vector<std::byte>& bytes = packed.emplace_back(bytes_of(kept, made));
+      made.*kept.member = bytes.empty() ? nullptr : bytes.data();
+      if (numbers) dispatch::kernels().pack(made, kept.member, static_cast<const float*>(numbers));
+    }
+    Leaf stepped = made;
+    stepped.size = gradient_size(stepped);
+    return stepped;
   }
 
-  void write_all() const {
+  void write_all() {
+    for (const auto& [member, array] : {std::pair(&Leaf::s, &s), {&Leaf::m, &m}, {&Leaf::b, &b}})
+      if constexpr (sizeof(Real) == sizeof(float))
+        if (made.hyper->state_dtype != StateDtype::compute_type && made.*member)
+          dispatch::kernels().unpack(made, member, array->data());
     write(p);
     for (const std::vector<Real>* array : {&s, &m, &b}) write(*array);
   }
@@ -86,7 +105,12 @@ int main() {
   hyper.weight_decay = next();
   hyper.clip_global_norm = next();
   hyper.rowwise = next() != 0;
+  Hyper of_doubles = hyper;
+  hyper.state_dtype = static_cast<StateDtype>(next());
+  hyper.rounding = static_cast<Rounding>(next());
+  hyper.low_bits = static_cast<int>(next());
   derive(hyper);
+  derive(of_doubles);
   const Arrays<float, float> singles(size, Element::float32);
   const Arrays<double, double> doubles(size, Element::float64);
   const Arrays<std::uint16_t, float> halves(size, Element::float16);
@@ -111,10 +135,10 @@ int main() {
       std::vector<Leaf> leaves;
       for (std::size_t i = 0; i < 2; ++i) {
         const Touched* const touched = i == 1 ? &some : hyper.rowwise ? &all : nullptr;
-        leaves.push_back(s[i].leaf(hyper, lr_per_element, lr_number, touched));
-        leaves.push_back(d[i].leaf(hyper, lr_per_element, lr_number, touched));
-        leaves.push_back(h[i].leaf(hyper, lr_per_element, lr_number, touched));
-        leaves.push_back(b[i].leaf(hyper, lr_per_element, lr_number, touched));
+        leaves.push_back(s[i].leaf(hyper, lr_per_element, lr_number, touched, width));
+        leaves.push_back(d[i].leaf(of_doubles, lr_per_element, lr_number, touched, width));
+        leaves.push_back(h[i].leaf(hyper, lr_per_element, lr_number, touched, width));
+        leaves.push_back(b[i].leaf(hyper, lr_per_element, lr_number, touched, width));
       }
       Gradient gradient;
       gradient.prepare(leaves);

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from rmsprop_fast import _core
-from rmsprop_fast.torch import lazy
+from rmsprop_fast.torch import compact, lazy
 from rmsprop_fast.torch.tensors import (
     Param,
     fitting_kept,
     fitting_step_count,
+    is_distributed,
     kept_copy,
     kept_full,
     like_kept,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # What is kept for a parameter besides its step count. With centered, `variance` stands in the place of `square_avg`.
 KEPT = _core.KEPT
+MEANS = tuple(key for key in KEPT if key != compact.LOW)
 
 
 def completed(given: object, param: Param, group: dict[str, Any]) -> dict[str, Any]:
@@ -33,9 +35,18 @@ def completed(given: object, param: Param, group: dict[str, Any]) -> dict[str, A
     name = f"the state of {param.name}"
     state = {} if given is None else _copied(given, name)
     state["step"] = fitting_step_count(state.get("step", 0), f"{name}['step']")
-    like = {key: _like_kept(param.tensor, key, param.name, group) for key in KEPT}
-    for key in KEPT:
-        if key in state:
+    compact.require_compact(param.tensor, param.name, group)
+    dense, dtype = param.tensor if is_distributed(param.tensor) else param.plain, group["state_dtype"]
+    low = state.pop(compact.LOW, None)
+    if compact.has_low_bits(dense, group):
+        state[compact.LOW] = compact.low_bits(low, dense, f"{name}[{compact.LOW!r}]", group)
+    like = {key: _like_kept(param.tensor, key, param.name, group) for key in MEANS}
+    present = [key for key in MEANS if key in state]
+    is_packed = dtype is not None and all(compact.is_packed(state, key, dense, dtype) for key in present)
+    # One of both is worked out from others, as numbers.
+    if ("square_avg" in state) == group["centered"] or not is_packed:
+        state = compact.decoded(state)
+        for key in present:
             state[key] = fitting_kept(state[key], param, like[key], f"{name}[{key!r}]")
 
     def start(key: str, number: float) -> None:
@@ -60,6 +71,12 @@ def completed(given: object, param: Param, group: dict[str, Any]) -> dict[str, A
             state |= {key: state[key].clone() for key in ("square_avg", lazy.KEY)}
             lazy.catch_up(plain(state["square_avg"], name), state[lazy.KEY])
             state[lazy.KEY][-1:] = lazy.nothing_missed(param.plain, group["alpha"])[-1:]
+    if dtype is not None:
+        for key in MEANS:
+            if key in state and not compact.is_packed(state, key, dense, dtype):
+                state[key] = compact.packed(state[key], key, dense, dtype)
+    if dtype == "uint8":
+        state[compact.LAYOUT] = compact.layout_of(dense)
     return state
 
 
@@ -70,11 +87,13 @@ def catch_up(states: dict[Any, Any]) -> None:
             lazy.catch_up(plain(state["square_avg"], "square_avg"), state[lazy.KEY])
 
 
+@torch.no_grad()
 def as_torch_has_it(_optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    """Give a state dict, as a hook, what `torch.optim.RMSprop` keeps in the place of a variance; and nothing lazy."""
+    """Give a state dict, as a hook, what `torch.optim.RMSprop` keeps: no codes, no variance, and nothing lazy."""
     states = state_dict["state"]
     for key, state in states.items():
         if isinstance(state, dict):
+            state = {name: _as_float32(name, kept) for name, kept in compact.decoded(state).items()}
             states[key] = {name: kept for name, kept in _with_square_avg(state).items() if name != lazy.KEY}
 
 
@@ -106,6 +125,8 @@ def prepared_to_load(
         if index in state:
             name = f"state[{index}]"
             kept = _copied(state[index], name)
+            if not compact.has_low_bits(param, group):
+                kept.pop(compact.LOW, None)
             state[index] = {key: _to_load(key, value, param, group, f"{name}[{key!r}]") for key, value in kept.items()}
     return {**state_dict, "param_groups": groups, "state": state}
 
@@ -134,10 +155,18 @@ def _like_kept(param: Tensor, key: str, name: str, group: dict[str, Any]) -> Ten
     return like_kept(param, name, by_row=key == "square_avg" and group.get("rowwise", False))
 
 
+def _as_float32(key: str, kept: Any) -> Any:
+    return kept.float() if key in MEANS and isinstance(kept, Tensor) and kept.dtype == torch.bfloat16 else kept
+
+
 def _to_load(key: str, value: Any, param: Tensor, group: dict[str, Any], name: str) -> Any:
     if key == "step" and isinstance(value, Tensor):
         return _Loaded(value.detach().clone())
-    return _Loaded(kept_copy(value, _like_kept(param, key, name, group), name)) if key in KEPT else value
+    if key == compact.LOW:
+        return _Loaded(compact.low_bits(value, torch.empty_like(param), name, group).clone())
+    if key not in MEANS:
+        return value
+    return _Loaded(kept_copy(value, _like_kept(param, key, name, group), name))  # the next step makes it compact
 
 
 def _squares(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rmsprop_fast.torch import lazy
 from rmsprop_fast.torch.checkpoint import KEPT, completed
+from rmsprop_fast.torch.compact import LOW
 from rmsprop_fast.torch.groups import name_of
 from rmsprop_fast.torch.tensors import fitting_gradient, fitting_param, fitting_rows, plain
 
@@ -35,5 +36,6 @@ def fitted(
     state = completed(given, param, group)
     before.setdefault(param.tensor, given)  # the first one, should a parameter come twice
     states[param.tensor] = state
-    kept = (plain(state[key], param.name) if key in state else None for key in KEPT)
+    is_packed = {key: key == LOW or group["state_dtype"] == "uint8" for key in KEPT}
+    kept = ((state[key] if is_packed[key] else plain(state[key], param.name)) if key in state else None for key in KEPT)
     return param.plain, gradient, *kept, state["step"], state.get(lazy.KEY), param.with_gaps, indices

@@ -83,6 +83,13 @@ class RMSprop(torch.optim.Optimizer):
         What becomes of the rows that a sparse gradient does not have: 'rows', 'dense' or 'catch_up'.
     rowwise : bool, default False
         Keep one square_avg for each row of a parameter, the mean of its squares. Decided here, as ``lazy`` is.
+    state_dtype : str, optional
+        Keep the running means and the momentum buffer in 'bfloat16', or in 'uint8', as codes of 8 bits.
+    rounding : str, default 'nearest'
+        How half parameters and compact means are rounded: 'nearest', or 'stochastic', so that small changes count.
+    low_bits : int, default 0
+        How many bits below those of bfloat16 parameters are kept in the state: 0, 8 or 16. With 16, they are trained
+        exactly as float32 parameters. Who writes into them sets these bits to 0, too.
 
     Raises
     ------
@@ -118,6 +125,9 @@ class RMSprop(torch.optim.Optimizer):
     for it added up in the order in which it comes. With ``lazy='catch_up'``, ``square_avg`` is that of the step in
     which a row was touched last; `state_dict` brings all rows up to date, and so does a step with another alpha.
 
+    State dicts have float32 numbers whatever ``state_dtype`` is, so `torch.optim.RMSprop` can load them. Loading them
+    here gives back the same codes.
+
     `rmsprop_fast.State` has the equations and the sources of the options: ``help(rmsprop_fast.State.nesterov)``.
     """
 
@@ -149,6 +159,9 @@ class RMSprop(torch.optim.Optimizer):
         skip_nonfinite: bool = False,
         lazy: str = "rows",
         rowwise: bool = False,
+        state_dtype: str | None = None,
+        rounding: str = "nearest",
+        low_bits: int = 0,
     ) -> None:
         given = {key: value for key, value in locals().items() if key in _DEFAULTS}
         self._kernel = _make_kernel()

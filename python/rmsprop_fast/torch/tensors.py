@@ -77,7 +77,7 @@ def fitting_gradient(grad: Tensor, param: Param) -> Tensor:
     name = f"{param.name}.grad"
     _require_same_mesh(grad, param.tensor, name)
     given: Any = grad
-    if _is_dtensor(grad) and given.placements != param.tensor.placements:  # type: ignore[attr-defined]
+    if is_distributed(grad) and given.placements != param.tensor.placements:  # type: ignore[attr-defined]
         given = given.redistribute(placements=param.tensor.placements)  # type: ignore[attr-defined]
     numbers = plain(given.resolve_conj().resolve_neg(), name)
     _require_shape(numbers, param.plain, name)
@@ -90,7 +90,7 @@ def fitting_gradient(grad: Tensor, param: Param) -> Tensor:
 def fitting_rows(grad: Tensor, param: Param, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Return the values of a sparse gradient, in the memory order of its parameter's rows, and its indices."""
     name = f"{param.name}.grad"
-    if _is_dtensor(param.tensor):
+    if is_distributed(param.tensor):
         raise TypeError(f"{name}: expected a dense gradient of a DTensor, got one of layout {grad.layout}")
     _require_shape(grad, param.tensor, name)
     axes, numbers = grad.sparse_dim(), param.plain
@@ -115,8 +115,8 @@ def like_kept(param: Tensor, name: str, *, by_row: bool) -> Tensor:
     """Return a tensor of the shape and memory order of what is kept for a parameter: itself, or one number a row."""
     if not by_row:
         return param
-    if _is_dtensor(param) or param.is_complex():
-        kind = "a DTensor" if _is_dtensor(param) else str(param.dtype)
+    if is_distributed(param) or param.is_complex():
+        kind = "a DTensor" if is_distributed(param) else str(param.dtype)
         raise TypeError(f"{name}: expected a tensor of real numbers in this process with rowwise=True, got {kind}")
     if param.ndim > 0 and width_of_rows(param) is None:
         raise ValueError(
@@ -170,7 +170,7 @@ def norm_over_processes(params: list[Tensor]) -> float | None:
 
     Gradients that are no DTensors are taken to be the same in all processes.
     """
-    if not any(_is_dtensor(param) for param in params):
+    if not any(is_distributed(param) for param in params):
         return None
     # torch.nn.utils.get_total_norm takes one mesh only, and rounds to the dtype of the gradients.
     norms: dict[Any, list[Tensor]] = {}
@@ -181,17 +181,18 @@ def norm_over_processes(params: list[Tensor]) -> float | None:
                 grad = grad.coalesce().values()
             norms.setdefault(_mesh(grad), []).append(torch.linalg.vector_norm(grad.detach(), dtype=dtype))
     totals: list[Any] = [torch.linalg.vector_norm(torch.stack(of_mesh)) for of_mesh in norms.values()]
-    return math.hypot(*(float(total.full_tensor() if _is_dtensor(total) else total) for total in totals))
+    return math.hypot(*(float(total.full_tensor() if is_distributed(total) else total) for total in totals))
 
 
-def _is_dtensor(tensor: Tensor) -> bool:
+def is_distributed(tensor: Tensor) -> bool:
+    """Tell whether it is a DTensor."""
     module = sys.modules.get("torch.distributed.tensor")  # until somebody imports it, no tensor is one
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def _local(tensor: Any) -> Any:
     """Return this process's part of a tensor."""
-    if not _is_dtensor(tensor):
+    if not is_distributed(tensor):
         return tensor
     local = tensor.to_local()
     return local.wait() if hasattr(local, "wait") else local  # for a collective that is still under way
@@ -219,7 +220,7 @@ def _require_shape(value: object, like: Tensor, name: str) -> None:
 
 
 def _mesh(tensor: Any) -> Any:
-    return tensor.device_mesh if _is_dtensor(tensor) else None
+    return tensor.device_mesh if is_distributed(tensor) else None
 
 
 def _require_same_mesh(tensor: Tensor, param: Tensor, name: str) -> None:

@@ -11,6 +11,7 @@
 namespace rmsprop_fast::RMSPROP_FAST_ISA {
 namespace {
 
+// A parameter, whose mean is that of this step already.
 template <Rounding rounding, class Params, class Low>
 inline void update_stored(Params* params, Low* low, size_t i, float g, float s, float lr, const Rounded<float>& h,
                           uint32_t word) {
@@ -19,6 +20,7 @@ inline void update_stored(Params* params, Low* low, size_t i, float g, float s, 
   store<rounding>(params, low, i, p, word);
 }
 
+// Not inlined, as GCC 12 would forget that the arrays do not overlap.
 template <Rounding rounding, class Params, class Low, class Grads, class Means>
 [[gnu::noinline]] void update_all(Params* __restrict params, Low* __restrict low, const Grads* __restrict grads,
                                   Means* __restrict means, float lr, const Rounded<float> h, uint32_t word,
@@ -74,7 +76,7 @@ template <Rounding rounding, class Params, class Low, class Grads>
 
 template <Rounding rounding, class Params, class Low, class Grads>
 void update_blocks(const Leaf& leaf, const Rounded<float>& rounded, size_t begin, size_t end) {
-  constexpr uint32_t too_large = 253 << 23;  // for a unit; or not finite
+  constexpr uint32_t too_large = 253 << 23;  // for a unit; or not finite: then the block is encoded once more
   const auto at = [](auto* array, size_t i) { return array ? array + i : nullptr; };
   const auto grads_at = [&](size_t i) { return static_cast<const Grads*>(leaf.g) + (leaf.g_begin + i); };
   const uint32_t word = word_of(leaf, of_p, 0), mean_word = word_of(leaf, of_s, 0);

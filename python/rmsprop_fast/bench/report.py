@@ -48,6 +48,7 @@ def tables(result: Result, targets: list[Target]) -> Iterator[Table]:
     for content in [
         _loops(result.loops),
         *(_cases(kind, result.cases) for kind in KINDS),
+        *_compact(result),
         *_sparse(result),
         *_others(result),
         _targets(targets),
@@ -59,7 +60,8 @@ def tables(result: Result, targets: list[Target]) -> Iterator[Table]:
 
 def markdown(result: Result) -> str:
     """Return the tables of docs/performance.md."""
-    contents = [*_loops_side_by_side(result.loops), *_cases_side_by_side(result.cases), *_sparse(result)]
+    contents = [*_loops_side_by_side(result.loops), *_cases_side_by_side(result.cases)]
+    contents += [*_compact(result), *_sparse(result)]
     return "\n".join(_in_markdown(content) for content in [*contents, *_others(result)] if content.rows)
 
 
@@ -199,6 +201,27 @@ def _others(result: Result) -> Iterator[Content]:
     ]
     columns = ("n", "between steps", "default", *counts, "of the best")
     yield Content("The default number of threads", columns, default, texts=2)
+
+
+def _compact(result: Result) -> Iterator[Content]:
+    for case in result.compact:
+        rows = []
+        for name, row in case.rows.items():
+            low, median, high = row.seconds
+            rows.append(
+                [
+                    name,
+                    time_text(median),
+                    f"{time_text(low)} to {time_text(high)}",
+                    number_text(row.ns_per_element),
+                    f"{row.of_float32[1]:.3g}",
+                    f"{row.of_uint8[1]:.3g}",
+                    f"{row.bytes_per_element:.3g}",
+                    f"{row.share_of_limit:.0%}",
+                ]
+            )
+        headers = ("", "time", "quartiles", "ns/element", "of float32", "of uint8 s", "bytes/element", "of the limit")
+        yield Content(f"A step with compact state and parameters, {case.name}", headers, rows)
 
 
 def _sparse(result: Result) -> Iterator[Content]:

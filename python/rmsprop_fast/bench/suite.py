@@ -7,6 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rmsprop_fast.bench.cases import Case, Row, measure_case, measure_tree, subjects
+from rmsprop_fast.bench.compact import (
+    COMPACT_SIZES,
+    QUICK_COMPACT_SIZES,
+    CompactCase,
+    CompactRow,
+    measure_compact,
+)
 from rmsprop_fast.bench.loops import Loop, Way, measure_loop
 from rmsprop_fast.bench.machine import machine
 from rmsprop_fast.bench.peers import PEERS, missing
@@ -35,6 +42,7 @@ class Result:
     tree_ns_per_leaf: list[Quartiles] = field(default_factory=list)
     scaling: list[Scaling] = field(default_factory=list)
     sparse: list[SparseCase] = field(default_factory=list)
+    compact: list[CompactCase] = field(default_factory=list)
     row_costs: list[RowCost] = field(default_factory=list)
     fresh: list[Fresh] = field(default_factory=list)
 
@@ -51,6 +59,8 @@ class Result:
             case["rows"] = {name: Row(**row) for name, row in case["rows"].items()}
         for case in found["sparse"]:
             case["rows"] = {name: SparseRow(**row) for name, row in case["rows"].items()}
+        for case in found["compact"]:
+            case["rows"] = {name: CompactRow(**row) for name, row in case["rows"].items()}
         kinds: dict[str, Callable[..., Any]] = {
             "loops": Loop,
             "default_threads": DefaultThreads,
@@ -58,6 +68,7 @@ class Result:
             "scaling": Scaling,
             "sparse": SparseCase,
             "row_costs": RowCost,
+            "compact": CompactCase,
             "fresh": Fresh,
         }
         return cls(**found | {name: [kind(**item) for item in found[name]] for name, kind in kinds.items()})
@@ -101,6 +112,8 @@ class Suite:
         for exponent in (14, 18) if quick else (14, 16, 18, 20, 22, 25):
             name = f"scaling, {size_name(2**exponent)}"
             yield task(name, result.scaling, measure_scaling, 2**exponent, self.peers, left_out)
+        for size in QUICK_COMPACT_SIZES if quick else COMPACT_SIZES:
+            yield task(f"compact, {size_name(size)}", result.compact, measure_compact, size, left_out)
         yield task("sparse rows", result.sparse, measure_rows, left_out)
         for table, touched in row_costs(quick):
             yield task(f"{touched:,} rows of {table:,}", result.row_costs, measure_row_cost, table, touched)

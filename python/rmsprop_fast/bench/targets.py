@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rmsprop_fast.bench.compact import BITSANDBYTES
 from rmsprop_fast.bench.loops import DEFAULT
 from rmsprop_fast.bench.peers import ADAGRAD, FOREACH, JAX, LOOP, NUMBA_SERIAL, OURS, OUT
 from rmsprop_fast.bench.problems import LARGE
@@ -33,7 +34,14 @@ class Target:
 
 def targets(result: Result) -> list[Target]:
     """Return those that this run measured all figures for."""
-    return [*_loops(result), *_steps(result), *_rows(result), *_default_threads(result), *_costs(result)]
+    return [
+        *_loops(result),
+        *_steps(result),
+        *_rows(result),
+        *_compact(result),
+        *_default_threads(result),
+        *_costs(result),
+    ]
 
 
 def _loops(result: Result) -> Iterator[Target]:
@@ -84,6 +92,13 @@ def _rows(result: Result) -> Iterator[Target]:
             if case.table == TABLE and peer in case.rows:
                 what = f"{case.touched:,} rows of {case.table:,}: time, of {peer}"
                 yield Target(what, 1 / case.rows[peer].of_ours[1], most)
+
+
+def _compact(result: Result) -> Iterator[Target]:
+    for case in result.compact:
+        if case.elements == LARGE and BITSANDBYTES in case.rows:
+            of_ours = case.rows[BITSANDBYTES].of_uint8[1]
+            yield Target(f"uint8 s, {case.name}: time, of {BITSANDBYTES}", 1 / of_ours, 1 / 10)
 
 
 def _default_threads(result: Result) -> Iterator[Target]:
